@@ -1,0 +1,161 @@
+"""The seam between the recipes and what is backed up.
+
+BACKUP. `Source.snapshot()` holds one consistent view from start to end. It lists the streams that make up the
+source; the recipe reads them, up to `parallel` at a time, in the order given. When every stream is read,
+`facts()` is the source's part of the manifest.
+
+RESTORE. A `Restorer` is made for one source of one archive. Its work is split so that a restore can be undone by
+anybody at any time, also after a crash, from nothing but its `record` (JSON, in the restore journal):
+
+    obstacles()   nothing is touched; says what stands in the way
+    stage()       makes the copy beside the live data, checks it against the manifest
+    swap()        exchanges copy and live data; the old state stays beside it
+    undo()        from any of these states, brings the old state back and removes the copy; idempotent
+    commit()      removes the old state; idempotent
+
+Every step must write what it is about to do into `record` and await `save()` before doing it; `undo` and `commit`
+decide by looking at what is really there.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from service.errors import Obstacle
+from service.progress import Progress
+
+Json = Any
+"""A value that JSON can hold."""
+
+Record = dict[str, Json]
+"""One source's part of the restore journal. The restorer owns its content; the recipe saves it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Stream:
+    """One byte stream of a snapshot. `read` is called at most once."""
+
+    kind: str
+    """What the bytes are: `postgresql.schema`, `postgresql.rows`, `tree.tar`, ... (docs/ARCHIVE_FORMAT.md)."""
+    labels: Mapping[str, str]
+    """Where they come from: database, schema, table, path."""
+    read: Callable[[], AsyncIterator[bytes]]
+    """Yields the bytes in pieces of any size, in bounded memory."""
+    expected_bytes: int = 0
+    """An estimate for progress; 0 when unknown."""
+    details: dict[str, Json] = field(default_factory=dict)
+    """Goes into the manifest; complete when `read` has ended (rows, format, columns)."""
+
+
+class Snapshot(Protocol):
+    """A consistent view of one source, held open."""
+
+    @property
+    def streams(self) -> Sequence[Stream]:
+        """All streams, those to be started first at the front."""
+        ...
+
+    @property
+    def parallel(self) -> int:
+        """How many streams may be read at once."""
+        ...
+
+    def facts(self) -> dict[str, Json]:
+        """The source's part of the manifest; called after every stream was read.
+
+        `warnings` (list of sentences) and `excluded` (list of {path, reason}) are shown to people.
+        """
+        ...
+
+
+class Source(ABC):
+    """One thing that is backed up. `name` is unique in the configuration, `type` names the implementation."""
+
+    type: str
+    name: str
+
+    @abstractmethod
+    def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
+        """Open a consistent view; leaving the block lets it go. Raises SourceError, SourceUnavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStream:
+    """One stream as the manifest tells it."""
+
+    id: int
+    source: str
+    kind: str
+    labels: Mapping[str, str]
+    chunks: int
+    bytes: int
+    sha256: str
+    details: Mapping[str, Json]
+
+
+class StreamReader(Protocol):
+    """Reads streams out of an archive; each byte it yields is authenticated."""
+
+    def read(self, stream: StoredStream) -> AsyncIterator[bytes]:
+        """Yield the stream's bytes in order, chunk by chunk.
+
+        A chunk is authenticated before it is yielded; the length and SHA-256 of the whole stream are compared with
+        the manifest before the iterator ends normally. Raises ArchiveError, NotAuthentic, StorageError.
+        Safe to use for several streams at once; close with `contextlib.aclosing`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSource:
+    """One source as the manifest tells it, with its streams."""
+
+    name: str
+    type: str
+    facts: Mapping[str, Json]
+    streams: Sequence[StoredStream]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanItem:
+    """One line of a restore plan: what would be replaced by what."""
+
+    what: str
+    action: str
+    """`replace`, `create` or `keep`."""
+    note: str = ""
+
+
+class Restorer(ABC):
+    """Brings one source back; see the module's text for the states."""
+
+    @abstractmethod
+    async def plan(self, stored: StoredSource) -> tuple[list[PlanItem], list[Obstacle]]:
+        """Say what a restore would do and what stands in its way. Touches nothing."""
+
+    @abstractmethod
+    async def stage(
+        self,
+        stored: StoredSource,
+        reader: StreamReader,
+        record: Record,
+        save: Callable[[], Awaitable[None]],
+        progress: Progress,
+    ) -> None:
+        """Make and check the copy beside the live data. Raises StageFailed, SourceError, ArchiveError."""
+
+    @abstractmethod
+    async def swap(self, record: Record, save: Callable[[], Awaitable[None]]) -> None:
+        """Exchange the staged copy and the live data. Raises SwapFailed; the recipe then calls `undo`."""
+
+    @abstractmethod
+    async def undo(self, record: Record) -> None:
+        """Bring back the state before the restore, from wherever it stands, and remove the copy. Idempotent."""
+
+    @abstractmethod
+    async def commit(self, record: Record) -> None:
+        """Remove the old state for good. Idempotent."""
