@@ -33,7 +33,7 @@ from typing import ClassVar
 
 
 class ServiceError(Exception):
-    """Root. `code` is stable and machine-readable, `hint` says what to do next, `transient` whether a retry may help."""
+    """Root. `code` is stable, `hint` says what to do next, `transient` whether a retry may help."""
 
     code: ClassVar[str] = "ERROR"
     transient: ClassVar[bool] = False

@@ -1,6 +1,6 @@
 """The seam between archives and keys: a recipient wraps an archive's data key into a slot, an identity opens it.
 
-Modelled on age's two one-method interfaces. A key slot is a JSON object in `keyslots.json` whose `type` says who made it.
+Modelled on age's two one-method interfaces. A key slot is a JSON object in `keyslots.json`; `type` says who made it.
 """
 
 from __future__ import annotations
