@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Self
@@ -131,7 +131,7 @@ class StorageBackend(ABC):
     @abstractmethod
     def get(
         self, key: str, *, offset: int = 0, length: int | None = None, etag: str | None = None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Yield `length` bytes (to the end when None) from `offset`, in pieces of at most 1 MiB.
 
         Fewer bytes come only when the object ends sooner. Raises ObjectNotFound, and ObjectChanged when `etag` is

@@ -20,7 +20,7 @@ decide by looking at what is really there.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -43,7 +43,7 @@ class Stream:
     """What the bytes are: `postgresql.schema`, `postgresql.rows`, `tree.tar`, ... (docs/ARCHIVE_FORMAT.md)."""
     labels: Mapping[str, str]
     """Where they come from: database, schema, table, path."""
-    read: Callable[[], AsyncIterator[bytes]]
+    read: Callable[[], AsyncGenerator[bytes, None]]
     """Yields the bytes in pieces of any size, in bounded memory."""
     expected_bytes: int = 0
     """An estimate for progress; 0 when unknown."""
@@ -64,9 +64,10 @@ class Snapshot(Protocol):
         """How many streams may be read at once."""
         ...
 
-    def facts(self) -> dict[str, Json]:
-        """The source's part of the manifest; called after every stream was read.
+    async def facts(self) -> dict[str, Json]:
+        """The source's part of the manifest; awaited after every stream was read.
 
+        Confirms that the view was held to the end, and raises SourceError when it was not.
         `warnings` (list of sentences) and `excluded` (list of {path, reason}) are shown to people.
         """
         ...
@@ -100,7 +101,7 @@ class StoredStream:
 class StreamReader(Protocol):
     """Reads streams out of an archive; each byte it yields is authenticated."""
 
-    def read(self, stream: StoredStream) -> AsyncIterator[bytes]:
+    def read(self, stream: StoredStream) -> AsyncGenerator[bytes, None]:
         """Yield the stream's bytes in order, chunk by chunk.
 
         A chunk is authenticated before it is yielded; the length and SHA-256 of the whole stream are compared with
