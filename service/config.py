@@ -1,0 +1,291 @@
+"""The configuration: one YAML file, checked in full before anything is done.
+
+    server, target, sealing, compression, state_dir, sources          see docs/CONFIGURATION.md
+
+Unknown keys are refused. Secrets are never written here: a file (`*_file`) or an environment variable (`*_env`) is
+named, and read at the moment the secret is needed, so that no repr, dump or traceback can show one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from service import strict_yaml
+from service.config_problems import describe
+from service.errors import ConfigError
+from service.secret import read_secret
+
+PATH_VARIABLE = "DEVICEON_BACKUP_CONFIG"
+DEFAULT_PATH = Path("/etc/deviceon-backup/config.yaml")
+MAX_FILE_BYTES = 1 << 20
+
+MONGODB_REASON = (
+    "MongoDB holds the sensor data, which a System Backup leaves out by design: it is large, it changes all the time,"
+    " and a server works again without it; use mongodump or snapshots for it"
+)
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path, beginning with /")
+    if ".." in path.parts:
+        raise ValueError("must not contain '..'")
+    return path
+
+
+# Strict models would refuse text for a Path, and YAML has nothing else.
+AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(_absolute)]
+SourceName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Word = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+class Settings(BaseModel):
+    """What all sections have in common."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+
+class ServerSettings(Settings):
+    """The server this service runs beside. An archive is restored only to the version it was made from."""
+
+    product: Word = "DeviceOn"
+    """Name of the product, noted in each archive."""
+    version: Word | None = None
+    """The installed version, such as "5.3.12" (in quotes). Give exactly one of the three `version` keys."""
+    version_file: AbsolutePath | None = None
+    """A text file whose first line is the installed version."""
+    version_command: Annotated[list[Word], Field(min_length=1)] | None = None
+    """A program and its arguments, run without a shell (at most 10 seconds); its first output line is the version."""
+
+    @model_validator(mode="after")
+    def _one_way_to_tell(self) -> Self:
+        given = [name for name in ("version", "version_file", "version_command") if getattr(self, name) is not None]
+        if len(given) != 1:
+            told = f"{' and '.join(given)} are given" if given else "none is given"
+            raise ValueError(f"give exactly one of version, version_file and version_command; {told}")
+        return self
+
+
+_SECRET_WORD = re.compile(r"passw|passphrase|secret|token|credential|account_key|private_key|connection_string", re.I)
+
+
+class TargetSettings(Settings):
+    """Where archives are kept."""
+
+    url: Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[^\x00-\x1f\x7f]*$")]
+    """An fsspec URL, such as file:///var/backups/deviceon. Never with a password in it."""
+    storage_options: dict[str, Any] = {}
+    """Options of the target's driver. A secret is written as {file: /path} or {env: NAME}."""
+
+    @model_validator(mode="after")
+    def _no_secret_in_sight(self) -> Self:
+        authority = self.url.split("://", 1)[1].split("/", 1)[0]
+        if ":" in authority.rpartition("@")[0]:
+            raise ValueError("url must not contain a password; name it in storage_options as {file: ...} or {env: ...}")
+        _refuse_plain_secrets(self.storage_options, "storage_options")
+        return self
+
+    def options(self) -> dict[str, Any]:
+        """Return `storage_options` with each {file: ...} and {env: ...} replaced by its secret. Raises ConfigError."""
+        return {key: _resolved(value, key) for key, value in self.storage_options.items()}
+
+
+def _named_secret(value: object) -> bool:
+    return isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in ("file", "env")
+
+
+def _refuse_plain_secrets(options: Mapping[str, Any], path: str) -> None:
+    for key, value in options.items():
+        here = f"{path}.{key}"
+        if _named_secret(value):
+            continue
+        if isinstance(value, Mapping):
+            _refuse_plain_secrets(value, here)
+        elif isinstance(value, str) and _SECRET_WORD.search(key):
+            raise ValueError(f"{here} looks like a secret; write it as {{file: /path}} or {{env: NAME}}")
+
+
+def _resolved(value: Any, key: str) -> Any:
+    if _named_secret(value):
+        file = value.get("file")
+        return read_secret(f"storage option {key}", file=Path(file) if file else None, env=value.get("env"))
+    if isinstance(value, Mapping):
+        return {inner: _resolved(item, f"{key}.{inner}") for inner, item in value.items()}
+    return value
+
+
+class SealingSettings(Settings):
+    """Whether archives are encrypted to this machine's TPM."""
+
+    mode: Literal["tpm", "off"] = "tpm"
+    """`tpm`: an archive opens only on this TPM. `off`: archives are neither encrypted nor protected from changes."""
+    tcti: Word = "device:/dev/tpmrm0"
+    """How the TPM is reached; the kernel's resource manager unless there is a reason."""
+    owner_auth_file: AbsolutePath | None = None
+    """A file with the TPM's owner password, when it has one and no persistent storage key."""
+
+    def owner_auth(self) -> bytes | None:
+        """Read the TPM's owner password. Raises ConfigError."""
+        text = read_secret("owner password of the TPM", file=self.owner_auth_file)
+        return None if text is None else text.encode()
+
+
+class CompressionSettings(Settings):
+    """How chunks are compressed (zstd)."""
+
+    level: Annotated[int, Field(ge=1, le=19)] = 1
+    """zstd level: 1 is fast, 19 is small and slow."""
+    chunk_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
+    """Raw bytes of one chunk. Memory use grows with it."""
+
+
+class PostgresqlSettings(Settings):
+    """A PostgreSQL server: its databases with roles, owners and grants."""
+
+    type: Literal["postgresql"] = "postgresql"
+    """`postgresql`."""
+    name: SourceName = "postgresql"
+    """Name of this source in archives; unique in this file."""
+    host: Word = "/var/run/postgresql"
+    """Host name or address, or the directory of its UNIX socket."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 5432
+    """TCP port; also part of the UNIX socket's name."""
+    user: Word = "postgres"
+    """Role to connect as. A restore needs a superuser."""
+    password_file: AbsolutePath | None = None
+    """A file with the role's password; nothing else in it."""
+    password_env: VariableName | None = None
+    """An environment variable with the role's password, such as PGPASSWORD."""
+    maintenance_database: Word = "postgres"
+    """Database to connect to for work on the server as a whole."""
+    include: Annotated[list[Word], Field(min_length=1)] = ["*"]
+    """Databases to back up, by shell patterns (* ? [..])."""
+    exclude: list[Word] = []
+    """Databases to leave out, by shell patterns; wins over `include`. Templates are always left out."""
+    connections: Annotated[int, Field(ge=1, le=16)] | None = None
+    """Connections used at once; chosen by the number of processors when left out."""
+    client_dir: AbsolutePath | None = None
+    """Directory of pg_dump and pg_restore; found by the server's major version when left out."""
+    connect_timeout: Annotated[float, Field(gt=0, le=600)] = 10.0
+    """Seconds to wait for a connection."""
+
+    @model_validator(mode="after")
+    def _one_password(self) -> Self:
+        if self.password_file is not None and self.password_env is not None:
+            raise ValueError("give password_file or password_env, not both")
+        return self
+
+    def password(self) -> str | None:
+        """Read the password from where the settings say; None when they name no place. Raises ConfigError."""
+        return read_secret(
+            f"password of the PostgreSQL role {self.user}", file=self.password_file, env=self.password_env
+        )
+
+
+class TreeSettings(Settings):
+    """A directory with everything below it: the server's configuration."""
+
+    type: Literal["tree"] = "tree"
+    """`tree`."""
+    name: SourceName = "config"
+    """Name of this source in archives; unique in this file."""
+    path: AbsolutePath
+    """The directory."""
+    exclude: list[Word] = []
+    """Glob patterns, relative to `path`, of what to leave out."""
+
+
+class SqliteSettings(Settings):
+    """An SQLite database file, such as Grafana's; read with SQLite's online backup while it is in use."""
+
+    type: Literal["sqlite"] = "sqlite"
+    """`sqlite`."""
+    name: SourceName = "sqlite"
+    """Name of this source in archives; unique in this file."""
+    path: AbsolutePath
+    """The database file."""
+
+
+def _supported(source: Any) -> Any:
+    if isinstance(source, Mapping) and source.get("type") == "mongodb":
+        raise ValueError(f"type mongodb is refused: {MONGODB_REASON}")
+    return source
+
+
+SourceSettings = PostgresqlSettings | TreeSettings | SqliteSettings
+AnySource = Annotated[SourceSettings, Field(discriminator="type"), BeforeValidator(_supported)]
+
+
+class Config(Settings):
+    """The whole configuration."""
+
+    server: ServerSettings
+    """The server this service runs beside."""
+    target: TargetSettings
+    """Where archives are kept."""
+    state_dir: AbsolutePath = Path("/var/lib/deviceon-backup")
+    """Directory of this service's own state: the pinned TPM and the journal of restores."""
+    sealing: SealingSettings = SealingSettings()
+    """Whether archives are encrypted to this machine's TPM."""
+    compression: CompressionSettings = CompressionSettings()
+    """How archives are compressed."""
+    sources: list[AnySource]
+    """What is backed up; each item has a `type`."""
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Self:
+        twice = [name for name, count in Counter(source.name for source in self.sources).items() if count > 1]
+        if twice:
+            raise ValueError(f"sources: more than one is named {', '.join(twice)}; give each its own name")
+        return self
+
+
+def find(path: Path | str | None = None) -> Path:
+    """Tell which file is the configuration: `path`, else $DEVICEON_BACKUP_CONFIG, else the one below /etc."""
+    return Path(path or os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)
+
+
+def load(path: Path | str | None = None) -> Config:
+    """Read and check the configuration file (`find` tells which). Raises ConfigError that names each line at fault."""
+    file = find(path)
+    try:
+        with file.open("rb") as handle:
+            data = handle.read(MAX_FILE_BYTES + 1)
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot read the configuration {file}: {exc.strerror}",
+            hint=f"Name the file with --config or {PATH_VARIABLE}; examples/ has files to start from.",
+        ) from exc
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(f"{file} is too long for a configuration", hint="Name the right file with --config.")
+    document, lines = strict_yaml.parse(data, name=str(file))
+    if not isinstance(document, dict):
+        raise ConfigError(
+            f"{file} is {'empty' if document is None else 'not a list of keys and values'}",
+            hint="Start from one of the files in examples/.",
+        )
+    try:
+        config = Config.model_validate(document)
+    except ValidationError as exc:
+        raise ConfigError(
+            describe(Config, exc, name=str(file), lines=lines),
+            hint="See docs/CONFIGURATION.md, or `deviceon-backup config schema`.",
+        ) from exc
+    if not config.sources:
+        raise ConfigError(f"{file}: sources is empty, so nothing would be backed up", hint="Add at least one source.")
+    return config
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of the configuration file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
