@@ -1,0 +1,82 @@
+"""Where archives are kept: targets named by fsspec URLs. Knows nothing of backups.
+
+`open_target(url, storage_options)` gives the backend; its contract and errors are in `storage_backends.base`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from storage_backends.base import (
+    AccessDenied,
+    InvalidKey,
+    InvalidUrl,
+    ObjectChanged,
+    ObjectExists,
+    ObjectInfo,
+    ObjectNotFound,
+    StorageBackend,
+    StorageError,
+    TargetFull,
+    TargetUnavailable,
+    check_key,
+)
+
+__all__ = [
+    "AccessDenied",
+    "InvalidKey",
+    "InvalidUrl",
+    "ObjectChanged",
+    "ObjectExists",
+    "ObjectInfo",
+    "ObjectNotFound",
+    "StorageBackend",
+    "StorageError",
+    "TargetFull",
+    "TargetUnavailable",
+    "check_key",
+    "open_target",
+]
+
+_SUPPORTED = "Supported now: a directory of this machine, as file:///var/backups or /var/backups."
+
+
+def open_target(url: str, storage_options: Mapping[str, Any] | None = None) -> StorageBackend:
+    """Return the backend for an fsspec URL. Reaches for nothing yet: an absent target shows at the first call.
+
+    `file:///directory`, `local:///directory` and a plain absolute path are the same, and as in fsspec the path is
+    taken as it is written (no percent-decoding). Options are fsspec's for the protocol; `file` knows `auto_mkdir`.
+    Raises InvalidUrl.
+    """
+    protocol, path = _split(url)
+    if protocol not in {"file", "local"}:
+        # The URL may hold a password: only its protocol is repeated.
+        raise InvalidUrl(f"targets of the protocol {protocol!r} are not supported", hint=_SUPPORTED)
+    return _open_local(path, dict(storage_options or {}))
+
+
+def _split(url: str) -> tuple[str, str]:
+    match = re.match(r"([A-Za-z0-9][A-Za-z0-9+.-]*)://(.*)", url, re.DOTALL)
+    if match:
+        return match[1].lower(), match[2]
+    return "file", url.removeprefix("file:").removeprefix("local:")
+
+
+def _open_local(path: str, options: dict[str, Any]) -> StorageBackend:
+    from storage_backends.local import LocalBackend  # noqa: PLC0415  each backend is imported when first needed
+
+    if not path.startswith("/") or "\0" in path:
+        raise InvalidUrl(
+            f"{path!r} is not an absolute path",
+            hint="Write the whole path, with three slashes in a URL: file:///var/backups.",
+        )
+    auto_mkdir = options.pop("auto_mkdir", False)
+    if not isinstance(auto_mkdir, bool):
+        raise InvalidUrl("storage_options: auto_mkdir must be true or false")
+    if options:
+        names = ", ".join(sorted(map(str, options)))
+        raise InvalidUrl(f"storage_options: a local directory has no option {names}", hint="It knows auto_mkdir only.")
+    return LocalBackend(Path(path), auto_mkdir=auto_mkdir)

@@ -1,0 +1,285 @@
+"""A directory of this machine as a target: local disks and whatever is mounted.
+
+Promise: the full contract of `StorageBackend`. `put` returns after fsync of the file and of the directory; a killed
+writer leaves nothing on file systems with O_TMPFILE (ext4, XFS, Btrfs, tmpfs), and elsewhere a hidden file
+`.deviceon-backup-*.part` that `sweep` removes. How is told in `local_file`.
+
+An object is a regular file directly in the directory. Subdirectories, symbolic links, devices and files whose name is
+no valid key are somebody else's: never listed, read or removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from storage_backends.base import KEY_PATTERN, ObjectChanged, ObjectInfo, StorageBackend, check_key
+from storage_backends.local_file import (
+    UnfinishedFile,
+    is_temporary,
+    mapped_errors,
+    not_found,
+    object_status,
+    open_directory,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+READ_BYTES = 1 << 20
+BATCH_BYTES = 1 << 20
+BATCH_PIECES = 512
+
+
+class LocalBackend(StorageBackend):
+    """The objects are files of `directory`, an absolute path.
+
+    `auto_mkdir` creates the directory (0750) when it is first written to; without it an absent one is an error, since
+    it is more often a disk that was not mounted. `unnamed=False` never uses O_TMPFILE.
+    """
+
+    def __init__(self, directory: Path, *, auto_mkdir: bool = False, unnamed: bool = True) -> None:
+        self.url = f"file://{directory}"
+        self._directory = directory
+        self._auto_mkdir = auto_mkdir
+        self._unnamed = unnamed
+
+    async def put(self, key: str, data: AsyncIterable[bytes], *, overwrite: bool = False) -> ObjectInfo:
+        """Store an object; a cancelled `put` returns after its thread has let go of the file.
+
+        One case cannot be taken back: with `overwrite`, a failure after the new object got the name leaves the new
+        one, whole.
+        """
+        check_key(key)
+        file = UnfinishedFile(self._directory, key, overwrite=overwrite, unnamed=self._unnamed)
+        with ThreadPoolExecutor(1, thread_name_prefix="target-put") as thread:
+            try:
+                if self._auto_mkdir:
+                    await _settled(_start(thread, self._make_directory))
+                await _settled(_start(thread, file.create))
+                await _fill(file, data, thread=thread)
+                status = await _settled(_start(thread, file.publish))
+            except BaseException:
+                await _settled(_start(thread, file.discard))
+                raise
+            await _settled(_start(thread, file.close))
+        return _info(key, status)
+
+    async def get(
+        self, key: str, *, offset: int = 0, length: int | None = None, etag: str | None = None
+    ) -> AsyncIterator[bytes]:
+        """Yield a range. The file is opened once: what is read is one object, whatever happens to its name."""
+        check_key(key)
+        if offset < 0 or (length is not None and length < 0):
+            raise ValueError("offset and length count from the start")
+        with ThreadPoolExecutor(1, thread_name_prefix="target-get") as thread:
+            reader = _Reader(self._directory, key)
+            try:
+                info = await _settled(_start(thread, reader.open))
+                if etag is not None and info.etag != etag:
+                    raise ObjectChanged(f"{self._directory / key} is not the file that was looked at before")
+                end = info.size if length is None else min(info.size, offset + length)
+                while offset < end:
+                    piece = await _settled(_start(thread, reader.read, offset, min(READ_BYTES, end - offset)))
+                    if not piece:
+                        return
+                    offset += len(piece)
+                    yield piece
+            finally:
+                reader.close()
+
+    async def stat(self, key: str) -> ObjectInfo:
+        """Describe one object."""
+        check_key(key)
+        return await asyncio.to_thread(self._stat, key)
+
+    async def list_objects(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+        """Yield the objects, of one look at the directory."""
+        for info in await asyncio.to_thread(self._list, prefix):
+            yield info
+
+    async def delete(self, key: str) -> None:
+        """Remove an object; durable when it returns."""
+        check_key(key)
+        await asyncio.to_thread(self._delete, key)
+
+    async def sweep(self, before: datetime) -> int:
+        """Remove hidden files of ours. A file being written is touched by every batch, so keep `before` a day back."""
+        return await asyncio.to_thread(self._sweep, before.timestamp())
+
+    async def free_bytes(self) -> int | None:
+        """Tell how many bytes the file system still takes from this user."""
+        return await asyncio.to_thread(self._free_bytes)
+
+    async def aclose(self) -> None:
+        """Nothing is held between calls."""
+
+    def _make_directory(self) -> None:
+        with mapped_errors(self._directory):
+            self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+
+    def _stat(self, key: str) -> ObjectInfo:
+        with closing(_Directory(self._directory)) as directory:
+            return _info(key, object_status(key, directory=self._directory, directory_fd=directory.fd))
+
+    def _list(self, prefix: str) -> list[ObjectInfo]:
+        if self._auto_mkdir and not self._directory.exists():
+            return []
+        found = []
+        with closing(_Directory(self._directory)) as directory, mapped_errors(self._directory):
+            for name in directory.names():
+                if name.startswith(prefix) and KEY_PATTERN.fullmatch(name):
+                    status = directory.regular(name)
+                    if status is not None:
+                        found.append(_info(name, status))
+        return sorted(found, key=lambda info: info.key)
+
+    def _delete(self, key: str) -> None:
+        with closing(_Directory(self._directory)) as directory, mapped_errors(self._directory, key):
+            if directory.regular(key) is not None:
+                directory.remove(key)
+                os.fsync(directory.fd)
+
+    def _sweep(self, before: float) -> int:
+        if self._auto_mkdir and not self._directory.exists():
+            return 0
+        with closing(_Directory(self._directory)) as directory, mapped_errors(self._directory):
+            removed = 0
+            for name in filter(is_temporary, directory.names()):
+                status = directory.regular(name)
+                if status is not None and status.st_mtime < before:
+                    removed += directory.remove(name)
+            return removed
+
+    def _free_bytes(self) -> int:
+        with closing(_Directory(self._directory)) as directory, mapped_errors(self._directory):
+            space = os.fstatvfs(directory.fd)
+            return space.f_bavail * space.f_frsize
+
+
+class _Directory:
+    """The opened directory; everything below is relative to it, so a rename of a parent changes nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.fd = open_directory(path)
+
+    def names(self) -> list[str]:
+        return os.listdir(self.fd)  # noqa: PTH208  pathlib cannot list a descriptor
+
+    def regular(self, name: str) -> os.stat_result | None:
+        """Return the status of a regular file, None for anything else and for what is gone."""
+        try:
+            status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return status if stat.S_ISREG(status.st_mode) else None
+
+    def remove(self, name: str) -> int:
+        try:
+            os.unlink(name, dir_fd=self.fd)
+        except FileNotFoundError:
+            return 0
+        return 1
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class _Reader:
+    """One opened object; used by one thread at a time."""
+
+    def __init__(self, directory: Path, key: str) -> None:
+        self._directory = directory
+        self._key = key
+        self._fd = -1
+
+    def open(self) -> ObjectInfo:
+        # O_NONBLOCK: opening a FIFO would otherwise wait for its writer. It changes nothing for regular files.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        with closing(_Directory(self._directory)) as directory, mapped_errors(self._directory, self._key):
+            try:
+                self._fd = os.open(self._key, flags, dir_fd=directory.fd)
+            except OSError as exc:
+                if exc.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+                    raise not_found(self._directory, self._key) from exc
+                raise
+            status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise not_found(self._directory, self._key)
+        return _info(self._key, status)
+
+    def read(self, offset: int, length: int) -> bytes:
+        with mapped_errors(self._directory, self._key):
+            return os.pread(self._fd, length, offset)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _info(key: str, status: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(
+        key=key,
+        size=status.st_size,
+        etag=f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}",
+        modified=datetime.fromtimestamp(status.st_mtime, UTC),
+    )
+
+
+async def _fill(file: UnfinishedFile, data: AsyncIterable[bytes], *, thread: ThreadPoolExecutor) -> None:
+    """Write what `data` yields. While one batch is written the next is pulled, and no more."""
+    writing: asyncio.Future[None] | None = None
+    async with aclosing(_batches(data)) as batches:
+        async for batch in batches:
+            if writing is not None:
+                await _settled(writing)
+            writing = _start(thread, file.write, batch)
+    if writing is not None:
+        await _settled(writing)
+
+
+async def _batches(data: AsyncIterable[bytes]) -> AsyncGenerator[list[bytes], None]:
+    batch: list[bytes] = []
+    size = 0
+    async for piece in data:
+        batch.append(piece)
+        size += len(piece)
+        if size >= BATCH_BYTES or len(batch) >= BATCH_PIECES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _start(thread: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **_: P.kwargs) -> asyncio.Future[T]:
+    future = asyncio.get_running_loop().run_in_executor(thread, work, *args)
+    future.add_done_callback(_seen)
+    return future
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """Look at the error of a write that nobody waits for any more because the data failed first."""
+    if not future.cancelled():
+        future.exception()
+
+
+async def _settled(future: asyncio.Future[T]) -> T:
+    """Wait for a thread's result; when cancelled, until the thread is done with our descriptors and buffers."""
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError:
+                continue
+        raise
