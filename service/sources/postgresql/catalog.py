@@ -1,0 +1,310 @@
+"""What the system catalogs say: databases, tables, sequences, extensions. Plain queries, read inside the snapshot."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from service.sources.postgresql.connect import Connection, qualified, quote_literal
+
+# Types whose binary form holds no OID and is the same on every server of one major version. Anything else travels as
+# text: reg* and arrays of user-defined types carry OIDs, composites carry the OIDs of their columns.
+# fmt: off
+_SCALARS = (
+    "bool", "bytea", "char", "name", "int8", "int2", "int4", "text", "oid", "json",
+    "point", "lseg", "path", "box", "polygon", "line", "float4", "float8", "circle", "money",
+    "macaddr", "macaddr8", "inet", "cidr", "bpchar", "varchar", "date", "time", "timestamp", "timestamptz",
+    "interval", "timetz", "bit", "varbit", "numeric", "uuid", "pg_lsn", "tsvector", "tsquery", "jsonb",
+    "int4range", "numrange", "tsrange", "tstzrange", "daterange", "int8range",
+)
+# fmt: on
+BINARY_TYPES = frozenset(_SCALARS) | frozenset(f"_{name}" for name in _SCALARS if name not in ("char", "money"))
+
+_USER_SCHEMA = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp_|toast_temp_)'"
+
+# Objects whose numbers must be the same in the restored database.
+_OBJECT_COUNTS = {
+    "relations": f"""
+        SELECT 'relation:' || c.relkind::text, count(*) FROM pg_catalog.pg_class c
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE {_USER_SCHEMA} AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c') AND c.relpersistence <> 't'
+        GROUP BY 1""",
+    "indexes": f"""
+        SELECT 'index', count(*) FROM pg_catalog.pg_index i
+        JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE {_USER_SCHEMA} AND i.indisvalid AND c.relpersistence <> 't'""",
+    "functions": f"""
+        SELECT 'function', count(*) FROM pg_catalog.pg_proc p
+        JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE {_USER_SCHEMA}""",
+    "types": f"""
+        SELECT 'type:' || t.typtype::text, count(*) FROM pg_catalog.pg_type t
+        JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+        WHERE {_USER_SCHEMA} AND t.typtype IN ('d', 'e', 'r', 'm') GROUP BY 1""",
+    "constraints": f"""
+        SELECT 'constraint:' || k.contype::text, count(*) FROM pg_catalog.pg_constraint k
+        JOIN pg_catalog.pg_namespace n ON n.oid = k.connamespace WHERE {_USER_SCHEMA} GROUP BY 1""",
+    "triggers": """
+        SELECT 'trigger:' || tgenabled::text, count(*) FROM pg_catalog.pg_trigger WHERE NOT tgisinternal GROUP BY 1""",
+    "policies": "SELECT 'policy', count(*) FROM pg_catalog.pg_policy",
+    "rules": f"""
+        SELECT 'rule', count(*) FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE {_USER_SCHEMA} AND r.rulename <> '_RETURN'""",
+    "large objects": "SELECT 'large object', count(*) FROM pg_catalog.pg_largeobject_metadata",
+    "event triggers": "SELECT 'event trigger', count(*) FROM pg_catalog.pg_event_trigger",
+    "publications": "SELECT 'publication', count(*) FROM pg_catalog.pg_publication",
+    "foreign servers": "SELECT 'foreign server', count(*) FROM pg_catalog.pg_foreign_server",
+    "statistics objects": "SELECT 'statistics object', count(*) FROM pg_catalog.pg_statistic_ext",
+    "extensions": "SELECT 'extension', count(*) FROM pg_catalog.pg_extension",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An ordinary table (or leaf partition) whose rows are copied. `pages` are 8 KiB heap pages."""
+
+    oid: int
+    schema: str
+    name: str
+    pages: int
+    bytes: int
+    columns: tuple[str, ...]
+    """In order; generated columns left out."""
+    binary: bool
+    """Whether every column's type may travel in binary COPY."""
+    condition: str
+    """For configuration tables of extensions: the WHERE clause of pg_extension_config_dump, else empty."""
+    configuration: bool
+    """Whether the rows belong to an extension's configuration table."""
+    load_via: tuple[str, str] | None
+    """The partitioned root that rows must be loaded through, since their hash may place them elsewhere."""
+
+    @property
+    def qualified(self) -> str:
+        """The quoted name."""
+        return qualified(self.schema, self.name)
+
+
+async def server_facts(connection: Connection) -> dict[str, Any]:
+    """Describe the server and the role that reads it."""
+    row = await connection.fetchrow(
+        """SELECT current_setting('server_version') AS server_version,
+                  current_setting('server_version_num')::int AS server_version_num,
+                  current_setting('data_directory', true) AS data_directory,
+                  current_user::text AS role, rolsuper AS superuser
+           FROM pg_catalog.pg_roles WHERE rolname = current_user"""
+    )
+    assert row is not None
+    return dict(row)
+
+
+async def databases(connection: Connection) -> list[dict[str, Any]]:
+    """Describe every database that is no template, ordered by name."""
+    version = connection.get_server_version().major
+    locale = "d.datlocale" if version >= 17 else "d.daticulocale" if version >= 15 else "NULL"
+    rows = await connection.fetch(
+        f"""SELECT d.oid::bigint, d.datname::text AS name, r.rolname::text AS owner,
+                  pg_encoding_to_char(d.encoding)::text AS encoding, d.datcollate::text AS collate,
+                  d.datctype::text AS ctype,
+                  {"d.datlocprovider::text" if version >= 15 else "'c'::text"} AS provider,
+                  {locale}::text AS locale,
+                  {"d.daticurules" if version >= 16 else "NULL"}::text AS icu_rules,
+                  {"d.datcollversion" if version >= 15 else "NULL"}::text AS collation_version,
+                  t.spcname::text AS tablespace, d.datconnlimit AS connection_limit,
+                  d.datallowconn AS allow_connections,
+                  shobj_description(d.oid, 'pg_database') AS comment, d.datacl IS NOT NULL AS has_acl,
+                  pg_database_size(d.oid)::bigint AS bytes
+           FROM pg_catalog.pg_database d
+           JOIN pg_catalog.pg_roles r ON r.oid = d.datdba JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace
+           WHERE NOT d.datistemplate ORDER BY d.datname"""
+    )
+    found = [dict(row) for row in rows]
+    for database in found:
+        database["acl"] = await _database_acl(connection, database["oid"]) if database.pop("has_acl") else None
+        database["settings"] = await _settings_of_database(connection, database["oid"])
+    return found
+
+
+def select(found: Sequence[dict[str, Any]], include: Sequence[str], exclude: Sequence[str]) -> list[dict[str, Any]]:
+    """Keep the databases whose name matches one of `include` and none of `exclude` (shell patterns)."""
+    return [
+        database
+        for database in found
+        if any(fnmatch.fnmatchcase(database["name"], pattern) for pattern in include)
+        and not any(fnmatch.fnmatchcase(database["name"], pattern) for pattern in exclude)
+    ]
+
+
+async def _database_acl(connection: Connection, oid: int) -> list[dict[str, Any]]:
+    rows = await connection.fetch(
+        """SELECT pg_get_userbyid(a.grantor)::text AS grantor,
+                  CASE WHEN a.grantee = 0 THEN NULL ELSE pg_get_userbyid(a.grantee)::text END AS grantee,
+                  a.privilege_type AS privilege, a.is_grantable AS grantable
+           FROM pg_catalog.pg_database d, aclexplode(d.datacl) WITH ORDINALITY
+                AS a(grantor, grantee, privilege_type, is_grantable, position)
+           WHERE d.oid = $1::bigint::oid ORDER BY a.position""",
+        oid,
+    )
+    return [dict(row) for row in rows]
+
+
+async def _settings_of_database(connection: Connection, oid: int) -> list[dict[str, Any]]:
+    rows = await connection.fetch(
+        """SELECT r.rolname::text AS role, s.setconfig AS settings
+           FROM pg_catalog.pg_db_role_setting s LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+           WHERE s.setdatabase = $1::bigint::oid ORDER BY r.rolname NULLS FIRST""",
+        oid,
+    )
+    return [dict(row) for row in rows]
+
+
+async def tables(connection: Connection) -> list[Table]:
+    """List what has rows to copy: ordinary tables, leaf partitions, configuration tables of extensions."""
+    rows = await connection.fetch(
+        f"""
+        WITH configuration AS (
+            SELECT unnest(e.extconfig) AS oid, unnest(e.extcondition) AS condition FROM pg_catalog.pg_extension e)
+        SELECT c.oid::bigint, n.nspname::text AS schema, c.relname::text AS name,
+               pg_relation_size(c.oid)::bigint AS heap, pg_table_size(c.oid)::bigint AS bytes,
+               k.oid IS NOT NULL AS configuration, coalesce(k.condition, '') AS condition,
+               CASE WHEN c.relispartition THEN (
+                   SELECT ARRAY[rn.nspname::text, rc.relname::text]
+                   FROM pg_catalog.pg_class rc JOIN pg_catalog.pg_namespace rn ON rn.oid = rc.relnamespace
+                   WHERE rc.oid = pg_catalog.pg_partition_root(c.oid) AND EXISTS (
+                       SELECT FROM pg_catalog.pg_partition_ancestors(c.oid) a
+                       JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = a.relid WHERE p.partstrat = 'h'))
+               END AS load_via
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        LEFT JOIN configuration k ON k.oid = c.oid
+        WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {_USER_SCHEMA}
+          AND (k.oid IS NOT NULL OR NOT EXISTS (
+                SELECT FROM pg_catalog.pg_depend d
+                WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
+        ORDER BY c.oid"""
+    )
+    columns = await _columns(connection)
+    utf8 = await connection.fetchval("SELECT current_setting('server_encoding') = 'UTF8'")
+    found = []
+    for row in rows:
+        names, binary = columns.get(row["oid"], ((), False))
+        found.append(
+            Table(
+                oid=row["oid"],
+                schema=row["schema"],
+                name=row["name"],
+                pages=row["heap"] // 8192,
+                bytes=row["bytes"],
+                columns=names,
+                binary=bool(binary and utf8 and names),
+                condition=row["condition"],
+                configuration=row["configuration"],
+                load_via=tuple(row["load_via"]) if row["load_via"] else None,
+            )
+        )
+    return found
+
+
+async def _columns(connection: Connection) -> dict[int, tuple[tuple[str, ...], bool]]:
+    """Map each table's OID to its columns and whether all of them may travel in binary."""
+    rows = await connection.fetch(
+        """WITH RECURSIVE base AS (
+               SELECT t.oid, t.oid AS root, t.typtype, t.typbasetype FROM pg_catalog.pg_type t
+               UNION ALL
+               SELECT b.oid, t.oid, t.typtype, t.typbasetype
+               FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.typbasetype WHERE b.typtype = 'd')
+           SELECT a.attrelid::bigint AS oid, array_agg(a.attname::text ORDER BY a.attnum) AS names,
+                  bool_and(b.typtype = 'e' OR (b.root < 16384 AND t.typname = ANY($1::text[]))) AS binary
+           FROM pg_catalog.pg_attribute a
+           JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relkind = 'r'
+           JOIN base b ON b.oid = a.atttypid AND b.typtype <> 'd' JOIN pg_catalog.pg_type t ON t.oid = b.root
+           WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+           GROUP BY a.attrelid""",
+        sorted(BINARY_TYPES),
+    )
+    return {row["oid"]: (tuple(row["names"]), row["binary"]) for row in rows}
+
+
+async def sequences(connection: Connection) -> list[dict[str, Any]]:
+    """Read where every sequence stands. Not part of any snapshot, so never behind the rows of one taken before."""
+    rows = await connection.fetch(
+        f"""WITH configuration AS (SELECT unnest(extconfig) AS oid FROM pg_catalog.pg_extension)
+            SELECT n.nspname::text AS schema, c.relname::text AS name
+            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND {_USER_SCHEMA}
+              AND (c.oid IN (SELECT oid FROM configuration) OR NOT EXISTS (
+                    SELECT FROM pg_catalog.pg_depend d
+                    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
+            ORDER BY 1, 2"""
+    )
+    found: list[dict[str, Any]] = []
+    for start in range(0, len(rows), 500):
+        query = " UNION ALL ".join(
+            f"SELECT {quote_literal(row['schema'])} AS schema, {quote_literal(row['name'])} AS name, "
+            f"last_value AS value, is_called AS called FROM {qualified(row['schema'], row['name'])}"
+            for row in rows[start : start + 500]
+        )
+        found += [dict(row) for row in await connection.fetch(query)]
+    return found
+
+
+async def materialized_views(connection: Connection) -> list[tuple[str, str]]:
+    """List the populated materialized views, each after those that it reads, also through plain views."""
+    rows = await connection.fetch(
+        """SELECT DISTINCT r.ev_class::bigint AS view, d.refobjid::bigint AS reads
+           FROM pg_catalog.pg_rewrite r
+           JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid
+                AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid <> r.ev_class
+           JOIN pg_catalog.pg_class c ON c.oid = d.refobjid AND c.relkind IN ('v', 'm')"""
+    )
+    reads: dict[int, list[int]] = {}
+    for row in rows:
+        reads.setdefault(row["view"], []).append(row["reads"])
+    populated = {
+        row["oid"]: (row["schema"], row["name"])
+        for row in await connection.fetch(
+            """SELECT c.oid::bigint, n.nspname::text AS schema, c.relname::text AS name
+               FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+               WHERE c.relkind = 'm' AND c.relispopulated AND NOT EXISTS (
+                   SELECT FROM pg_catalog.pg_depend d
+                   WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+               ORDER BY 2, 3"""
+        )
+    }
+    ordered: dict[int, None] = {}
+
+    def visit(view: int, path: frozenset[int]) -> None:
+        if view in ordered or view in path:
+            return
+        for read in reads.get(view, ()):
+            visit(read, path | {view})
+        ordered[view] = None
+
+    for view in populated:
+        visit(view, frozenset())
+    return [populated[view] for view in ordered if view in populated]
+
+
+async def database_facts(connection: Connection) -> dict[str, Any]:
+    """Describe one database from inside: what the restored one must have."""
+    counts: dict[str, int] = {}
+    for query in _OBJECT_COUNTS.values():
+        counts |= {row[0]: row[1] for row in await connection.fetch(query) if row[1]}
+    extensions = await connection.fetch(
+        """SELECT e.extname::text AS name, e.extversion AS version, n.nspname::text AS schema
+           FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace ORDER BY 1"""
+    )
+    schemas = await connection.fetch(
+        f"SELECT n.nspname::text FROM pg_catalog.pg_namespace n WHERE {_USER_SCHEMA} ORDER BY 1"
+    )
+    tablespaces = await connection.fetch(
+        """SELECT DISTINCT t.spcname::text FROM pg_catalog.pg_class c
+           JOIN pg_catalog.pg_tablespace t ON t.oid = c.reltablespace
+           WHERE t.spcname NOT IN ('pg_default', 'pg_global') ORDER BY 1"""
+    )
+    return {
+        "objects": dict(sorted(counts.items())),
+        "extensions": [dict(row) for row in extensions],
+        "schemas": [row[0] for row in schemas],
+        "tablespaces": [row[0] for row in tablespaces],
+    }

@@ -1,0 +1,126 @@
+"""Connections to the server: session settings, quoting, and the one mapping of driver errors to ours."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+import asyncpg
+
+from service.config import PostgresqlSettings
+from service.errors import SourceError, SourceUnavailable
+
+APPLICATION_NAME = "deviceon-backup"
+
+Connection = asyncpg.Connection
+
+# What pg_dump sets too: text that does not depend on the database's or the role's own settings, no time-outs that
+# end a long dump, an empty search_path (CVE-2018-1058), and an error instead of silently filtered rows.
+_SESSION = """
+    SET search_path = '';
+    SET client_encoding = 'UTF8';
+    SET DateStyle = 'ISO';
+    SET IntervalStyle = 'postgres';
+    SET extra_float_digits = 3;
+    SET bytea_output = 'hex';
+    SET xmloption = 'content';
+    SET synchronize_seqscans = off;
+    SET row_security = off;
+    SET statement_timeout = 0;
+    SET lock_timeout = 0;
+    SET idle_in_transaction_session_timeout = 0;
+    SET default_transaction_read_only = off;
+    SET jit = off;
+"""
+
+# Only for databases that nobody else uses yet: a crash of the server loses the scratch copy, which is thrown away
+# anyway, and the swap's own commit flushes all of it.
+_SCRATCH_SESSION = """
+    SET synchronous_commit = off;
+    SET vacuum_cost_delay = 0;
+"""
+
+
+def quote_identifier(name: str) -> str:
+    """Quote a name for SQL text."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_literal(value: str) -> str:
+    """Quote a string for SQL text, whatever standard_conforming_strings says."""
+    quoted = "'" + value.replace("'", "''").replace("\\", "\\\\") + "'"
+    return f"E{quoted}" if "\\" in value else quoted
+
+
+def qualified(schema: str, name: str) -> str:
+    """Quote a schema-qualified name."""
+    return f"{quote_identifier(schema)}.{quote_identifier(name)}"
+
+
+@contextlib.contextmanager
+def errors_as_source(doing: str) -> Iterator[None]:
+    """Map the driver's and the operating system's errors; `doing` completes 'PostgreSQL failed while ...'."""
+    try:
+        yield
+    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+        raise SourceUnavailable(
+            f"PostgreSQL refuses the connection while {doing}: {error}",
+            hint="Check user, password_file and pg_hba.conf; `deviceon-backup doctor` tries the connection.",
+        ) from error
+    except (asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, asyncpg.AdminShutdownError) as error:
+        raise SourceUnavailable(
+            f"the connection to PostgreSQL broke while {doing}: {error}",
+            hint="Look at the server's log, then run again.",
+        ) from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise SourceError(
+            f"PostgreSQL denies a permission while {doing}: {error}",
+            hint="Back up as a role with pg_read_all_data or as a superuser; restore as a superuser.",
+        ) from error
+    except asyncpg.LockNotAvailableError as error:
+        raise SourceError(
+            f"a table stayed locked while {doing}: {error}",
+            hint="Another session holds an exclusive lock (see pg_locks); run again when it is done.",
+        ) from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise SourceError(f"PostgreSQL failed while {doing}: {error}", hint="Look at the server's log.") from error
+    except (OSError, TimeoutError) as error:
+        raise SourceUnavailable(
+            f"PostgreSQL cannot be reached while {doing}: {str(error) or type(error).__name__}",
+            hint="Check that the server runs and that host and port are right.",
+        ) from error
+
+
+async def connect(settings: PostgresqlSettings, database: str, *, scratch: bool = False) -> Connection:
+    """Open a connection with the session settings above. Raises SourceUnavailable, SourceError."""
+    with errors_as_source(f"connecting to database {database!r}"):
+        connection: Connection = await asyncpg.connect(
+            host=settings.host,
+            port=settings.port,
+            user=settings.user,
+            password=settings.password() or "",
+            database=database,
+            timeout=settings.connect_timeout,
+            statement_cache_size=0,
+            server_settings={"application_name": APPLICATION_NAME},
+        )
+        try:
+            await connection.execute(_SESSION + (_SCRATCH_SESSION if scratch else ""))
+        except BaseException:
+            connection.terminate()
+            raise
+    return connection
+
+
+@contextlib.asynccontextmanager
+async def connection_to(
+    settings: PostgresqlSettings, database: str, *, scratch: bool = False
+) -> AsyncIterator[Connection]:
+    """Open a connection for a block and close it after; when the block fails it is dropped without ceremony."""
+    connection = await connect(settings, database, scratch=scratch)
+    try:
+        yield connection
+    except BaseException:
+        connection.terminate()
+        raise
+    await connection.close(timeout=settings.connect_timeout)

@@ -1,0 +1,383 @@
+"""The backup side: one exported snapshot a database, tables by parallel COPY, everything else by pg_dump."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from service.config import PostgresqlSettings
+from service.errors import SourceError, SourceUnavailable
+from service.sources.base import Source, Stream
+from service.sources.postgresql import catalog, roles, tools
+from service.sources.postgresql.catalog import Table
+from service.sources.postgresql.connect import (
+    Connection,
+    connect,
+    connection_to,
+    errors_as_source,
+    quote_identifier,
+)
+
+_LOCK_TIMEOUT_SECONDS = 60
+_SNAPSHOT_ATTEMPTS = 3
+_PART_PAGES = 16384
+"""A table is read in ranges of this many 8 KiB heap pages (128 MiB), so that one huge table keeps all workers busy."""
+_READS_PER_TRANSACTION = 200
+"""After this many tables a worker takes the snapshot anew, so that its locks stay few (max_locks_per_transaction)."""
+
+
+class PostgresqlSource(Source):
+    """The selected databases of one server, with its roles."""
+
+    type = "postgresql"
+
+    def __init__(self, settings: PostgresqlSettings) -> None:
+        self.name = settings.name
+        self._settings = settings
+
+    @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[PostgresqlSnapshot]:
+        """Hold one consistent view of every selected database, all opened at the start and kept to the end."""
+        async with contextlib.AsyncExitStack() as stack:
+            yield await _open(self._settings, stack)
+
+
+@dataclass(slots=True)
+class _Database:
+    """One database under its snapshot."""
+
+    facts: dict[str, Any]
+    snapshot: str
+    tables: list[Table]
+    coordinator: Connection
+
+    @property
+    def version_major(self) -> int:
+        return self.coordinator.get_server_version().major
+
+    def require_snapshot(self) -> None:
+        """Raise SourceError when the coordinator is gone: without its locks a TRUNCATE would not be noticed."""
+        if self.coordinator.is_closed():
+            raise SourceUnavailable(
+                f"the connection that holds the snapshot of database {self.name!r} was closed by the server",
+                hint="Look at the server's log for the reason, then run again.",
+            )
+
+    @property
+    def name(self) -> str:
+        name: str = self.facts["name"]
+        return name
+
+
+@dataclass(slots=True)
+class PostgresqlSnapshot:
+    """See `service.sources.base.Snapshot`."""
+
+    streams: Sequence[Stream]
+    parallel: int
+    _facts: dict[str, Any]
+    _databases: Sequence[_Database]
+
+    async def facts(self) -> dict[str, Any]:
+        """Server, databases and their settings, as restore needs them; SourceError when a snapshot was lost."""
+        for database in self._databases:
+            with errors_as_source(f"confirming the snapshot of database {database.name!r}"):
+                await database.coordinator.fetchval("SELECT 1")
+        return self._facts
+
+
+async def _open(settings: PostgresqlSettings, stack: contextlib.AsyncExitStack) -> PostgresqlSnapshot:
+    warnings: list[str] = []
+    excluded: list[dict[str, str]] = []
+    async with connection_to(settings, settings.maintenance_database) as connection:
+        with errors_as_source("reading the list of databases"):
+            server = await catalog.server_facts(connection)
+            every = await catalog.databases(connection)
+            cluster = await roles.read_globals(connection, passwords=server["superuser"])
+            free = await _free_connections(connection)
+    if not server["superuser"]:
+        warnings.append(f"role {server['role']!r} is no superuser: the passwords of roles are not in this backup")
+    chosen = []
+    for found in catalog.select(every, settings.include, settings.exclude):
+        if found["allow_connections"] and found["connection_limit"] != -2:
+            chosen.append(found)
+        else:
+            excluded.append({"path": found["name"], "reason": "the database does not accept connections"})
+    if not chosen:
+        raise SourceError(
+            f"no database of the server matches include {settings.include} without exclude {settings.exclude}",
+            hint="Compare the patterns with the names that `psql -l` shows.",
+        )
+    directory = tools.client_directory(settings, server["server_version_num"])
+    version = await tools.client_version(directory, server["server_version_num"])
+    databases = [await _hold(settings, found, stack) for found in chosen]
+    parallel = _parallel(settings, free - len(databases))
+    connections = _Connections(settings, limit=parallel)
+    stack.push_async_callback(connections.close)
+    facts = {
+        "server": {key: server[key] for key in ("server_version", "server_version_num", "role", "superuser")},
+        "client_version": version,
+        "databases": [database.facts for database in databases],
+        "warnings": warnings,
+        "excluded": excluded,
+    }
+    streams = _streams(settings, directory, databases, connections, cluster)
+    return PostgresqlSnapshot(streams=streams, parallel=parallel, _facts=facts, _databases=databases)
+
+
+async def _free_connections(connection: Connection) -> int:
+    free: int = await connection.fetchval(
+        """SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+                  - (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend')"""
+    )
+    return free
+
+
+def _parallel(settings: PostgresqlSettings, free: int) -> int:
+    """How many streams to read at once: one more than the cores keeps them busy; half of what is free at most."""
+    if settings.connections is not None:
+        return settings.connections
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(cores + 1, 8, free // 2))
+
+
+async def _hold(settings: PostgresqlSettings, facts: dict[str, Any], stack: contextlib.AsyncExitStack) -> _Database:
+    """Open the coordinator of one database: export a snapshot, lock its tables against DROP, ALTER and TRUNCATE."""
+    for attempt in range(1, _SNAPSHOT_ATTEMPTS + 1):
+        async with contextlib.AsyncExitStack() as mine:
+            connection = await mine.enter_async_context(connection_to(settings, facts["name"]))
+            try:
+                with errors_as_source(f"taking a snapshot of database {facts['name']!r}"):
+                    held = await _snapshot_of(connection, facts)
+            except SourceError as error:
+                # dropped between the snapshot and its lock: the next snapshot does not have it
+                if attempt == _SNAPSHOT_ATTEMPTS or not isinstance(error.__cause__, asyncpg.UndefinedTableError):
+                    raise
+                continue
+            stack.push_async_exit(mine.pop_all())
+            return held
+    raise AssertionError("unreachable")
+
+
+async def _snapshot_of(connection: Connection, facts: dict[str, Any]) -> _Database:
+    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    snapshot = await connection.fetchval("SELECT pg_catalog.pg_export_snapshot()")
+    tables = await catalog.tables(connection)
+    if tables:
+        await connection.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'")
+        names = ", ".join(f"ONLY {table.qualified}" for table in tables)
+        await connection.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE")
+    inside = await catalog.database_facts(connection)
+    facts = (
+        facts
+        | inside
+        | {
+            "tables": len(tables),
+            "sequences": await catalog.sequences(connection),
+            "materialized_views": await catalog.materialized_views(connection),
+        }
+    )
+    return _Database(facts=facts, snapshot=snapshot, tables=tables, coordinator=connection)
+
+
+def _streams(
+    settings: PostgresqlSettings,
+    directory: Path,
+    databases: Sequence[_Database],
+    connections: _Connections,
+    cluster: roles.Globals,
+) -> list[Stream]:
+    """Roles first, then the schemas (they fail early), large objects, and the rows, the biggest tables first."""
+    streams = [_globals_stream(cluster)]
+    rows: list[Stream] = []
+    for database in databases:
+        dump = partial(tools.dump, settings, directory, database.name)
+        common = ["--format=custom", "--compress=0", f"--snapshot={database.snapshot}"]
+        timeout = f"--lock-wait-timeout={_LOCK_TIMEOUT_SECONDS}s"
+        streams.append(
+            Stream(
+                kind="postgresql.schema",
+                labels={"database": database.name},
+                read=partial(dump, [*common, timeout, "--schema-only"]),
+            )
+        )
+        if database.facts["objects"].get("large object"):
+            # -t and -T of the same table select nothing, so that only what --large-objects asks for is left
+            nothing = ["--table=pg_catalog.pg_class", "--exclude-table=pg_catalog.pg_class"]
+            streams.append(
+                Stream(
+                    kind="postgresql.large_objects",
+                    labels={"database": database.name},
+                    read=partial(dump, [*common, timeout, "-b", *nothing]),
+                )
+            )
+        for table in database.tables:
+            rows += _row_streams(database, table, connections)
+    rows.sort(key=lambda stream: -stream.expected_bytes)
+    return streams + rows
+
+
+def _globals_stream(cluster: roles.Globals) -> Stream:
+    async def read() -> AsyncGenerator[bytes, None]:
+        yield roles.dump_globals(cluster)
+
+    return Stream(kind="postgresql.globals", labels={}, read=read)
+
+
+def _row_streams(database: _Database, table: Table, connections: _Connections) -> list[Stream]:
+    whole = table.condition or table.load_via or database.version_major < 14  # TID range scans came with 14
+    parts = 1 if whole else max(1, round(table.pages / _PART_PAGES))
+    step = -(-table.pages // parts)
+    streams = []
+    for part in range(parts):
+        details: dict[str, Any] = {
+            "format": "binary" if table.binary else "text",
+            "encoding": "UTF8" if table.binary else database.facts["encoding"],
+            "columns": list(table.columns),
+            "part": part,
+            "parts": parts,
+        }
+        if table.configuration:
+            details["configuration"] = True
+        if table.load_via:
+            details["load_via"] = list(table.load_via)
+        condition = table.condition or _range(part * step, (part + 1) * step, last=part == parts - 1, whole=parts == 1)
+        streams.append(
+            Stream(
+                kind="postgresql.rows",
+                labels={"database": database.name, "schema": table.schema, "table": table.name},
+                read=partial(_copy_out, database, table, condition, connections, details),
+                expected_bytes=table.bytes // parts,
+                details=details,
+            )
+        )
+    return streams
+
+
+def _range(first: int, beyond: int, *, last: bool, whole: bool) -> str:
+    """The WHERE clause for the heap pages from `first` to before `beyond`; the last part has no upper end."""
+    if whole:
+        return ""
+    lower = f"ctid >= '({first},0)'::tid"
+    return f"WHERE {lower}" if last else f"WHERE {lower} AND ctid < '({beyond},0)'::tid"
+
+
+async def _copy_out(
+    database: _Database, table: Table, condition: str, connections: _Connections, details: dict[str, Any]
+) -> AsyncGenerator[bytes, None]:
+    """Yield one table's (or one part's) COPY data and note the number of rows."""
+    doing = f"copying table {table.qualified} of database {database.name!r}"
+    options = {"format": details["format"], "encoding": details["encoding"]}
+    if options["format"] == "binary":
+        del options["encoding"]  # binary text is in the client's encoding, which is UTF8
+    with errors_as_source(doing):
+        async with connections.reading(database) as connection:
+            if condition:
+                columns = ", ".join(quote_identifier(column) for column in table.columns)
+                query = f"SELECT {columns} FROM ONLY {table.qualified} {condition}"
+                copy = partial(connection.copy_from_query, query, **options)
+            else:
+                copy = partial(
+                    connection.copy_from_table,
+                    table.name,
+                    schema_name=table.schema,
+                    columns=list(table.columns) or None,
+                    **options,
+                )
+            async with contextlib.aclosing(_pull(copy)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, str):
+                        details["rows"] = int(piece.split()[-1])
+                    else:
+                        yield piece
+            database.require_snapshot()
+
+
+async def _pull(copy: Callable[..., Any]) -> AsyncGenerator[bytes | str, None]:
+    """Turn the driver's push into a pull: yield the data, then the command's status, two pieces ahead at most."""
+    pieces: asyncio.Queue[bytes | str | None] = asyncio.Queue(maxsize=2)
+
+    async def push() -> None:
+        try:
+            status = await copy(output=pieces.put)
+            await pieces.put(status)
+        finally:
+            await pieces.put(None)
+
+    task = asyncio.create_task(push())
+    try:
+        while (piece := await pieces.get()) is not None:
+            yield piece
+        await task
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+
+
+class _Connections:
+    """Worker connections, each inside the snapshot of its database; at most `limit` are open."""
+
+    def __init__(self, settings: PostgresqlSettings, *, limit: int) -> None:
+        self._settings = settings
+        self._idle: list[_Worker] = []
+        self._places = asyncio.Semaphore(limit)
+
+    @contextlib.asynccontextmanager
+    async def reading(self, database: _Database) -> AsyncIterator[Connection]:
+        """Borrow a connection that sees the snapshot of `database`; a failed one is not used again."""
+        async with self._places:
+            worker = await self._take(database)
+            try:
+                yield worker.connection
+            except BaseException:
+                worker.connection.terminate()
+                raise
+            self._idle.append(worker)
+
+    async def _take(self, database: _Database) -> _Worker:
+        for worker in self._idle:
+            if worker.database is database:
+                self._idle.remove(worker)
+                break
+        else:
+            if self._idle:  # of another database: its place is needed
+                await self._idle.pop(0).connection.close(timeout=10)
+            worker = _Worker(await connect(self._settings, database.name), database)
+        try:
+            await worker.enter_snapshot()
+        except BaseException:
+            worker.connection.terminate()
+            raise
+        return worker
+
+    async def close(self) -> None:
+        """Close what is idle; borrowed connections are closed by their borrowers."""
+        for worker in self._idle:
+            worker.connection.terminate()
+        self._idle.clear()
+
+
+@dataclass(slots=True)
+class _Worker:
+    connection: Connection
+    database: _Database
+    reads: int = 0
+
+    async def enter_snapshot(self) -> None:
+        """Take the snapshot when this worker is not in it, or has collected many locks."""
+        if self.reads % _READS_PER_TRANSACTION == 0:
+            if self.reads:
+                await self.connection.execute("ROLLBACK")
+            await self.connection.execute(
+                f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{self.database.snapshot}'"
+            )
+        self.reads += 1

@@ -1,0 +1,163 @@
+"""What stands in the way of restoring into this server, found before anything is touched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from service.config import PostgresqlSettings
+from service.errors import Obstacle, SourceError
+from service.sources.base import PlanItem, StoredSource
+from service.sources.postgresql import catalog, tools
+from service.sources.postgresql.connect import Connection, connection_to, errors_as_source
+
+_SPACE_FACTOR = 1.2
+"""A fresh copy needs about the archived size, and write-ahead log besides."""
+
+
+async def plan(settings: PostgresqlSettings, stored: StoredSource) -> tuple[list[PlanItem], list[Obstacle]]:
+    """List what would be replaced, and every obstacle. Touches nothing."""
+    archived = stored.facts["server"]
+    try:
+        async with connection_to(settings, settings.maintenance_database) as connection:
+            with errors_as_source("looking at the server"):
+                server = await catalog.server_facts(connection)
+                obstacles = _versions(settings, server, archived)
+                if obstacles:
+                    return [], obstacles  # what follows speaks the archived version's dialect
+                live = {database["name"]: database for database in await catalog.databases(connection)}
+                wanted: Sequence[dict[str, Any]] = stored.facts["databases"]
+                for database in wanted:
+                    obstacles += await _database(connection, database)
+                obstacles += await _prepared(connection, {database["name"] for database in wanted} & set(live))
+                obstacles += _space(server, sum(database["bytes"] for database in wanted))
+    except SourceError as error:
+        return [], [Obstacle("SERVER_UNREACHABLE", str(error), error.hint)]
+    items = [_item(database, live) for database in wanted]
+    extra = sorted(set(live) - {database["name"] for database in wanted})
+    items += [PlanItem(f"database {name}", "keep", "not in this archive") for name in extra]
+    return items, obstacles
+
+
+def _item(database: dict[str, Any], live: dict[str, Any]) -> PlanItem:
+    tables = f"{database['tables']} tables, {database['bytes'] / 1e6:.0f} MB on the server"
+    action = "replace" if database["name"] in live else "create"
+    return PlanItem(f"database {database['name']}", action, tables)
+
+
+def _versions(settings: PostgresqlSettings, server: dict[str, Any], archived: dict[str, Any]) -> list[Obstacle]:
+    here, there = server["server_version_num"] // 10000, archived["server_version_num"] // 10000
+    if here != there:
+        return [
+            Obstacle(
+                "POSTGRESQL_VERSION",
+                f"the archive is of PostgreSQL {there}, the server is PostgreSQL {here}",
+                f"Restore into a PostgreSQL {there} server.",
+            )
+        ]
+    obstacles = []
+    if not server["superuser"]:
+        obstacles.append(
+            Obstacle(
+                "POSTGRESQL_PRIVILEGE",
+                f"role {server['role']!r} is not a superuser, so owners and privileges could not be restored",
+                "Set `user` of this source to a superuser.",
+            )
+        )
+    try:
+        tools.client_directory(settings, server["server_version_num"])
+    except SourceError as error:
+        obstacles.append(Obstacle("POSTGRESQL_CLIENT", str(error), error.hint))
+    return obstacles
+
+
+async def _database(connection: Connection, database: dict[str, Any]) -> list[Obstacle]:
+    obstacles = []
+    for extension in database["extensions"]:
+        default = await connection.fetchval(
+            "SELECT default_version FROM pg_catalog.pg_available_extensions WHERE name = $1", extension["name"]
+        )
+        name, version = extension["name"], extension["version"]
+        if default is None:
+            obstacles.append(
+                Obstacle(
+                    "EXTENSION_MISSING",
+                    f"database {database['name']!r} needs extension {name} {version}, which this server does not have",
+                    f"Install the package that brings extension {name} for this PostgreSQL.",
+                )
+            )
+        elif default != version:
+            obstacles.append(
+                Obstacle(
+                    "EXTENSION_VERSION",
+                    f"database {database['name']!r} has extension {name} {version}, this server installs {default}",
+                    f"Install extension {name} {version}, or allow EXTENSION_VERSION if {default} will do.",
+                )
+            )
+    for tablespace in {database["tablespace"], *database["tablespaces"]} - {"pg_default"}:
+        if not await connection.fetchval("SELECT 1 FROM pg_catalog.pg_tablespace WHERE spcname = $1", tablespace):
+            obstacles.append(
+                Obstacle(
+                    "TABLESPACE_MISSING",
+                    f"database {database['name']!r} uses tablespace {tablespace!r}, which this server does not have",
+                    f"Create it: CREATE TABLESPACE {tablespace} LOCATION '...'.",
+                )
+            )
+    obstacles += await _locale(connection, database)
+    return obstacles
+
+
+async def _locale(connection: Connection, database: dict[str, Any]) -> list[Obstacle]:
+    missing = []
+    for name in {database["collate"], database["ctype"]} - {"C", "POSIX"}:
+        # initdb lists what the operating system offers, spelt with and without the dash of UTF-8
+        known = await connection.fetchval(
+            """SELECT 1 FROM (SELECT collcollate AS name FROM pg_catalog.pg_collation WHERE collprovider = 'c'
+                              UNION SELECT datcollate FROM pg_catalog.pg_database) known
+               WHERE lower(replace(name, '-', '')) = lower(replace($1, '-', '')) LIMIT 1""",
+            name,
+        )
+        if not known:
+            missing.append(
+                Obstacle(
+                    "LOCALE_MISSING",
+                    f"database {database['name']!r} uses locale {name!r}, which this server does not offer",
+                    f"Generate the locale {name} in the server's operating system, then restart the server.",
+                )
+            )
+    return missing
+
+
+async def _prepared(connection: Connection, replaced: set[str]) -> list[Obstacle]:
+    rows = await connection.fetch(
+        "SELECT DISTINCT database::text FROM pg_catalog.pg_prepared_xacts WHERE database = ANY($1::text[])",
+        sorted(replaced),
+    )
+    return [
+        Obstacle(
+            "PREPARED_TRANSACTIONS",
+            f"database {row[0]!r} has prepared transactions, so it cannot be set aside",
+            "Commit or roll back what pg_prepared_xacts lists.",
+        )
+        for row in rows
+    ]
+
+
+def _space(server: dict[str, Any], archived_bytes: int) -> list[Obstacle]:
+    """Compare free space with need, when the server's files are on this machine; a remote server cannot be asked."""
+    directory = server["data_directory"]
+    if not directory or not Path(directory).is_dir():
+        return []
+    disk = os.statvfs(directory)
+    free, need = disk.f_bavail * disk.f_frsize, round(archived_bytes * _SPACE_FACTOR)
+    if free >= need:
+        return []
+    return [
+        Obstacle(
+            "SPACE",
+            f"the databases need about {need / 1e9:.1f} GB beside the live ones, {directory} has {free / 1e9:.1f} GB",
+            "Free or add space where the server keeps its data.",
+        )
+    ]

@@ -1,0 +1,45 @@
+"""The restore side: databases are built beside the live ones, checked, and renamed into place in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from service.config import PostgresqlSettings
+from service.errors import Obstacle
+from service.progress import Progress
+from service.sources.base import PlanItem, Record, Restorer, StoredSource, StreamReader
+from service.sources.postgresql import preflight, stage, swap
+
+
+class PostgresqlRestorer(Restorer):
+    """Brings back the databases and roles of one archived server."""
+
+    def __init__(self, settings: PostgresqlSettings) -> None:
+        self._settings = settings
+
+    async def plan(self, stored: StoredSource) -> tuple[list[PlanItem], list[Obstacle]]:
+        """See `Restorer.plan`."""
+        return await preflight.plan(self._settings, stored)
+
+    async def stage(
+        self,
+        stored: StoredSource,
+        reader: StreamReader,
+        record: Record,
+        save: Callable[[], Awaitable[None]],
+        progress: Progress,
+    ) -> None:
+        """See `Restorer.stage`."""
+        await stage.stage(self._settings, stored, reader, record, save, progress)
+
+    async def swap(self, record: Record, save: Callable[[], Awaitable[None]]) -> None:
+        """See `Restorer.swap`."""
+        await swap.swap(self._settings, record, save)
+
+    async def undo(self, record: Record) -> None:
+        """See `Restorer.undo`."""
+        await swap.undo(self._settings, record)
+
+    async def commit(self, record: Record) -> None:
+        """See `Restorer.commit`."""
+        await swap.commit(self._settings, record)

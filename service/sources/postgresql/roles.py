@@ -1,0 +1,240 @@
+"""Roles, memberships and role settings: read as data, restored as statements that are built here.
+
+`pg_dumpall --globals-only` writes SQL text for psql; replaying such text is how a hostile dump runs code
+(CVE-2025-8714). Here nothing but names, flags and password verifiers travels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from service.errors import CorruptArchive
+from service.sources.postgresql.connect import Connection, quote_identifier, quote_literal
+
+Globals = dict[str, Any]
+"""{"roles": [...], "memberships": [...], "settings": [...]}, each a list of plain objects."""
+
+_FLAGS = {
+    "superuser": "SUPERUSER",
+    "inherit": "INHERIT",
+    "create_role": "CREATEROLE",
+    "create_database": "CREATEDB",
+    "login": "LOGIN",
+    "replication": "REPLICATION",
+    "bypass_rls": "BYPASSRLS",
+}
+
+# Settings whose stored value is already a quoted list (GUC_LIST_QUOTE in PostgreSQL's guc_tables.c).
+_LIST_SETTINGS = frozenset(
+    {
+        "local_preload_libraries",
+        "search_path",
+        "session_preload_libraries",
+        "shared_preload_libraries",
+        "temp_tablespaces",
+        "unix_socket_directories",
+    }
+)
+
+
+async def read_globals(connection: Connection, *, passwords: bool) -> Globals:
+    """Read every role that is not predefined; password verifiers only when `passwords` (a superuser may)."""
+    source = "pg_catalog.pg_authid" if passwords else "pg_catalog.pg_roles"
+    version = connection.get_server_version().major
+    options = "m.inherit_option, m.set_option" if version >= 16 else "NULL::bool, NULL::bool"
+    roles = await connection.fetch(
+        f"""SELECT rolname::text AS name, rolsuper AS superuser, rolinherit AS inherit, rolcreaterole AS create_role,
+                   rolcreatedb AS create_database, rolcanlogin AS login, rolreplication AS replication,
+                   rolbypassrls AS bypass_rls, rolconnlimit AS connection_limit,
+                   {"rolpassword" if passwords else "NULL"}::text AS password, rolvaliduntil::text AS valid_until,
+                   shobj_description(oid, 'pg_authid') AS comment
+            FROM {source} WHERE rolname !~ '^pg_' ORDER BY 1"""
+    )
+    memberships = await connection.fetch(
+        f"""SELECT pg_get_userbyid(m.roleid)::text AS role, pg_get_userbyid(m.member)::text AS member,
+                   pg_get_userbyid(m.grantor)::text AS grantor, m.admin_option AS admin, o.inherit, o.set
+            FROM pg_catalog.pg_auth_members m, LATERAL (SELECT {options}) AS o(inherit, set)
+            WHERE pg_get_userbyid(m.member) !~ '^pg_' ORDER BY 1, 2, 3"""
+    )
+    settings = await connection.fetch(
+        """SELECT r.rolname::text AS role, s.setconfig AS settings
+           FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+           WHERE s.setdatabase = 0 AND r.rolname !~ '^pg_' ORDER BY 1"""
+    )
+    return {
+        "roles": [dict(row) for row in roles],
+        "memberships": [dict(row) for row in memberships],
+        "settings": [dict(row) for row in settings],
+    }
+
+
+def dump_globals(found: Globals) -> bytes:
+    """Write globals as the bytes of a `postgresql.globals` stream."""
+    return json.dumps(found, ensure_ascii=False, sort_keys=True).encode()
+
+
+def load_globals(data: bytes) -> Globals:
+    """Read the bytes of a `postgresql.globals` stream. Raises CorruptArchive."""
+    try:
+        found = json.loads(data)
+        for role in found["roles"]:
+            assert isinstance(role["name"], str) and all(isinstance(role[flag], bool) for flag in _FLAGS)
+        for row in found["memberships"]:
+            assert isinstance(row["role"], str) and isinstance(row["member"], str)
+        for row in found["settings"]:
+            assert isinstance(row["role"], str) and all("=" in setting for setting in row["settings"])
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise CorruptArchive(f"the archive's list of roles cannot be read: {error!r}") from error
+    result: Globals = found
+    return result
+
+
+def names(found: Globals) -> set[str]:
+    """The names of all roles in `found`."""
+    return {role["name"] for role in found["roles"]}
+
+
+def statements(desired: Globals, current: Globals, *, keep: Iterable[str]) -> list[str]:
+    """Return the statements that bring the roles of `desired` from `current` to `desired`.
+
+    Every role of `desired` must exist already. Roles that are only in `current` are left alone, and so are the
+    attributes of roles in `keep` (the one that this very connection uses).
+    """
+    kept = set(keep)
+    wanted = names(desired)
+    before = {role["name"]: role for role in current["roles"]}
+    result = []
+    for role in desired["roles"]:
+        if role["name"] not in kept and role != before.get(role["name"]):
+            result += _attributes(role, before.get(role["name"], {}))
+    old_settings = {row["role"]: row["settings"] for row in current["settings"]}
+    new_settings = {row["role"]: row["settings"] for row in desired["settings"]}
+    for name in sorted(wanted - kept):
+        if old_settings.get(name) != new_settings.get(name):
+            target = f"ROLE {quote_identifier(name)}"
+            result.append(f"ALTER {target} RESET ALL")
+            result += [set_statement(target, setting) for setting in new_settings.get(name, ())]
+    result += _memberships(desired["memberships"], current["memberships"], wanted)
+    return result
+
+
+def _attributes(role: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    name = quote_identifier(role["name"])
+    words = [word if role[flag] else f"NO{word}" for flag, word in _FLAGS.items()]
+    words.append(f"CONNECTION LIMIT {int(role['connection_limit'])}")
+    if role["password"] != before.get("password"):
+        words.append(f"PASSWORD {quote_literal(role['password']) if role['password'] else 'NULL'}")
+    if role["valid_until"] != before.get("valid_until"):
+        words.append(f"VALID UNTIL {quote_literal(role['valid_until'] or 'infinity')}")
+    result = [f"ALTER ROLE {name} WITH {' '.join(words)}"]
+    if role["comment"] != before.get("comment"):
+        comment = quote_literal(role["comment"]) if role["comment"] is not None else "NULL"
+        result.append(f"COMMENT ON ROLE {name} IS {comment}")
+    return result
+
+
+def _memberships(desired: Sequence[dict[str, Any]], current: Sequence[dict[str, Any]], wanted: set[str]) -> list[str]:
+    def key(row: dict[str, Any]) -> tuple[str, str]:
+        return row["role"], row["member"]
+
+    def ours(row: dict[str, Any]) -> bool:
+        return row["member"] in wanted and (row["role"] in wanted or row["role"].startswith("pg_"))
+
+    result = []
+    for row in current:
+        if ours(row) and row not in desired:
+            grantor = f" GRANTED BY {quote_identifier(row['grantor'])}" if row["inherit"] is not None else ""
+            result.append(f"REVOKE {quote_identifier(row['role'])} FROM {quote_identifier(row['member'])}{grantor}")
+    # a member with ADMIN OPTION may itself be a grantor, so those come first
+    for row in sorted(desired, key=lambda row: (not row["admin"], key(row))):
+        if row not in current:
+            result.append(_grant(row))
+    return result
+
+
+def _grant(row: dict[str, Any]) -> str:
+    options = []
+    if row["inherit"] is not None:  # PostgreSQL 16 and later
+        options = [f"ADMIN {row['admin']}", f"INHERIT {row['inherit']}", f"SET {row['set']}"]
+    elif row["admin"]:
+        options = ["ADMIN OPTION"]
+    with_options = f" WITH {', '.join(options).upper()}" if options else ""
+    # "unknown (OID=...)": the grantor was dropped since; the present role grants instead
+    known = not row["grantor"].startswith("unknown (OID=")
+    granted_by = f" GRANTED BY {quote_identifier(row['grantor'])}" if known else ""
+    return f"GRANT {quote_identifier(row['role'])} TO {quote_identifier(row['member'])}{with_options}{granted_by}"
+
+
+def set_statement(target: str, setting: str) -> str:
+    """Return `ALTER <target> SET name TO value` for one stored `name=value`."""
+    name, _, value = setting.partition("=")
+    if name.lower() in _LIST_SETTINGS:
+        literals = ", ".join(quote_literal(item) for item in split_list(value)) or "''"
+    else:
+        literals = quote_literal(value)
+    dotted = ".".join(quote_identifier(part) for part in name.split("."))
+    return f"ALTER {target} SET {dotted} TO {literals}"
+
+
+def split_list(value: str) -> list[str]:
+    """Split the stored value of a list setting, whose elements may be double-quoted."""
+    items: list[str] = []
+    position = 0
+    while position < len(value):
+        if value[position] in ", \t\n":
+            position += 1
+            continue
+        if value[position] == '"':
+            item, position = _quoted_item(value, position + 1)
+            items.append(item)
+            continue
+        end = value.find(",", position)
+        end = len(value) if end < 0 else end
+        items.append(value[position:end].strip())
+        position = end
+    return items
+
+
+def _quoted_item(value: str, position: int) -> tuple[str, int]:
+    item = ""
+    while position < len(value):
+        if value[position] != '"':
+            item += value[position]
+        elif value[position + 1 : position + 2] == '"':
+            item, position = item + '"', position + 1
+        else:
+            return item, position + 1
+        position += 1
+    return item, position
+
+
+def database_statements(database: dict[str, Any], name: str, *, superuser: bool = True) -> list[str]:
+    """Return the statements that give database `name` the stored limit, comment, privileges and settings."""
+    quoted = quote_identifier(name)
+    result = [f"ALTER DATABASE {quoted} CONNECTION LIMIT {int(database['connection_limit'])}"]
+    if database["comment"] is not None:
+        result.append(f"COMMENT ON DATABASE {quoted} IS {quote_literal(database['comment'])}")
+    if database["acl"] is not None:
+        result.append(f"REVOKE ALL ON DATABASE {quoted} FROM PUBLIC, {quote_identifier(database['owner'])}")
+        for item in database["acl"]:
+            grantee = "PUBLIC" if item["grantee"] is None else quote_identifier(item["grantee"])
+            grantable = " WITH GRANT OPTION" if item["grantable"] else ""
+            grant = f"GRANT {_privilege(item['privilege'])} ON DATABASE {quoted} TO {grantee}{grantable}"
+            if item["grantor"] != database["owner"] and superuser:
+                result += [f"SET LOCAL ROLE {quote_identifier(item['grantor'])}", grant, "RESET ROLE"]
+            else:
+                result.append(grant)
+    for row in database["settings"]:
+        target = f"DATABASE {quoted}"
+        if row["role"] is not None:
+            target = f"ROLE {quote_identifier(row['role'])} IN DATABASE {quoted}"
+        result += [set_statement(target, setting) for setting in row["settings"]]
+    return result
+
+
+def _privilege(name: str) -> str:
+    if name not in ("CREATE", "CONNECT", "TEMPORARY"):
+        raise CorruptArchive(f"the archive names an unknown database privilege: {name!r}")
+    return name

@@ -1,0 +1,298 @@
+"""Builds the scratch databases and compares them with what the manifest says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from service.config import PostgresqlSettings
+from service.errors import SourceError, StageFailed
+from service.progress import Progress
+from service.sources.base import Record, StoredSource, StoredStream, StreamReader
+from service.sources.postgresql import catalog, roles, tools
+from service.sources.postgresql.connect import (
+    Connection,
+    connection_to,
+    errors_as_source,
+    qualified,
+    quote_identifier,
+    quote_literal,
+)
+
+_NAME_BYTES = 63
+
+# Safe in a database that nobody uses yet: losing it loses nothing, and the swap's own commit flushes it all.
+SCRATCH_OPTIONS = {"synchronous_commit": "off", "default_transaction_read_only": "off"}
+
+
+async def stage(
+    settings: PostgresqlSettings,
+    stored: StoredSource,
+    reader: StreamReader,
+    record: Record,
+    save: Callable[[], Awaitable[None]],
+    progress: Progress,
+) -> None:
+    """Create missing roles and one checked scratch database for each archived one; see `Restorer.stage`."""
+    databases: Sequence[dict[str, Any]] = stored.facts["databases"]
+    wanted = await _globals(stored, reader)
+    maintenance = settings.maintenance_database
+    async with connection_to(settings, maintenance) as connection:
+        with errors_as_source("preparing the restore"):
+            server = await catalog.server_facts(connection)
+            await _journal(connection, record, databases, wanted)
+            await save()
+            for name in record["roles_created"]:
+                await connection.execute(f"CREATE ROLE {quote_identifier(name)} NOLOGIN")
+            for database, entry in zip(databases, record["databases"], strict=True):
+                await _create(connection, database, entry["scratch"])
+                entry["scratch_oid"] = await _oid(connection, entry["scratch"])
+                await save()
+    directory = tools.client_directory(settings, server["server_version_num"])
+    for database, entry in zip(databases, record["databases"], strict=True):
+        streams = [stream for stream in stored.streams if stream.labels.get("database") == database["name"]]
+        build = _Build(settings, directory, database, entry["scratch"], streams, reader, progress)
+        await build.run()
+    async with connection_to(settings, maintenance) as connection:
+        with errors_as_source("applying the settings of the databases"):
+            for database, entry in zip(databases, record["databases"], strict=True):
+                async with connection.transaction():
+                    for statement in roles.database_statements(database, entry["scratch"]):
+                        await connection.execute(statement)
+
+
+async def _globals(stored: StoredSource, reader: StreamReader) -> roles.Globals:
+    [stream] = [stream for stream in stored.streams if stream.kind == "postgresql.globals"]
+    async with contextlib.aclosing(reader.read(stream)) as pieces:
+        return roles.load_globals(b"".join([piece async for piece in pieces]))
+
+
+async def _journal(
+    connection: Connection, record: Record, databases: Sequence[dict[str, Any]], wanted: roles.Globals
+) -> None:
+    """Write down what will be made and what is there now, so that `undo` can tell them apart."""
+    live = {database["name"]: database for database in await catalog.databases(connection)}
+    current = await roles.read_globals(connection, passwords=True)
+    identifier = record["id"]
+    record["databases"] = [
+        {
+            "name": database["name"],
+            "scratch": beside(database["name"], f"__r_{identifier}_{index}"),
+            "old": beside(database["name"], f"__old_{identifier}_{index}"),
+            "live_oid": live[database["name"]]["oid"] if database["name"] in live else None,
+            "live_allowed_connections": live.get(database["name"], {}).get("allow_connections", True),
+            "scratch_oid": None,
+        }
+        for index, database in enumerate(databases)
+    ]
+    record["roles_created"] = sorted(roles.names(wanted) - roles.names(current))
+    record["globals_before"] = current
+    record["globals_wanted"] = wanted
+
+
+def beside(name: str, suffix: str) -> str:
+    """Return a database name made of `name` and `suffix` that fits PostgreSQL's 63 bytes."""
+    cut = name.encode()[: _NAME_BYTES - len(suffix)].decode(errors="ignore")
+    return cut + suffix
+
+
+async def _oid(connection: Connection, name: str) -> int:
+    oid: int = await connection.fetchval("SELECT oid::bigint FROM pg_catalog.pg_database WHERE datname = $1", name)
+    return oid
+
+
+async def _create(connection: Connection, database: dict[str, Any], scratch: str) -> None:
+    version = connection.get_server_version().major
+    words = [
+        f"CREATE DATABASE {quote_identifier(scratch)} TEMPLATE template0",
+        f"OWNER {quote_identifier(database['owner'])}",
+        f"ENCODING {quote_literal(database['encoding'])}",
+        f"LC_COLLATE {quote_literal(database['collate'])} LC_CTYPE {quote_literal(database['ctype'])}",
+        f"TABLESPACE {quote_identifier(database['tablespace'])}",
+    ]
+    provider = database["provider"]
+    if provider == "i":
+        words.append(f"LOCALE_PROVIDER icu ICU_LOCALE {quote_literal(database['locale'])}")
+        if database["icu_rules"]:
+            words.append(f"ICU_RULES {quote_literal(database['icu_rules'])}")
+    elif provider == "b":
+        words.append(f"LOCALE_PROVIDER builtin BUILTIN_LOCALE {quote_literal(database['locale'])}")
+    elif version >= 15:
+        words.append("LOCALE_PROVIDER libc")
+    await connection.execute(" ".join(words))
+
+
+class _Build:
+    """Fills one scratch database from its streams."""
+
+    def __init__(
+        self,
+        settings: PostgresqlSettings,
+        directory: Path,
+        database: dict[str, Any],
+        scratch: str,
+        streams: Sequence[StoredStream],
+        reader: StreamReader,
+        progress: Progress,
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._database = database
+        self._scratch = scratch
+        self._rows = [stream for stream in streams if stream.kind == "postgresql.rows"]
+        self._schemas = [stream for stream in streams if stream.kind == "postgresql.schema"]
+        self._large_objects = [stream for stream in streams if stream.kind == "postgresql.large_objects"]
+        self._reader = reader
+        self._progress = progress
+        self._jobs = settings.connections or len(os.sched_getaffinity(0))
+
+    async def run(self) -> None:
+        """Create the definitions, load, then build indexes and constraints on the loaded data, and check."""
+        if len(self._schemas) != 1 or self._database["tables"] != len({_table(stream) for stream in self._rows}):
+            raise StageFailed(f"the archive does not hold every stream of database {self._database['name']!r}")
+        self._progress.say(f"Restoring database {self._database['name']} beside the live one")
+        with tools.anonymous_file("schema") as schema:
+            async for piece in self._read(self._schemas[0]):
+                schema.write(piece)
+            schema.flush()
+            await self._bare_template()
+            await self._definitions(schema, "pre-data")
+            await self._load()
+            for stream in self._large_objects:
+                await tools.restore_stream(
+                    self._settings, self._directory, self._scratch, self._read(stream), options=SCRATCH_OPTIONS
+                )
+            self._progress.say(f"Building indexes and constraints of database {self._database['name']}")
+            await self._definitions(schema, "post-data")
+        await self._finish()
+
+    async def _read(self, stream: StoredStream) -> AsyncGenerator[bytes, None]:
+        async with contextlib.aclosing(self._reader.read(stream)) as pieces:
+            async for piece in pieces:
+                self._progress.raw += len(piece)
+                yield piece
+
+    def _connect(self) -> contextlib.AbstractAsyncContextManager[Connection]:
+        return connection_to(self._settings, self._scratch, scratch=True)
+
+    async def _bare_template(self) -> None:
+        """Drop what template0 has and the archived database had not: pg_dump does not say that it was dropped."""
+        async with self._connect() as connection:
+            with errors_as_source("preparing an empty database"):
+                if "plpgsql" not in {extension["name"] for extension in self._database["extensions"]}:
+                    await connection.execute("DROP EXTENSION IF EXISTS plpgsql")
+                if "public" not in self._database["schemas"]:
+                    await connection.execute("DROP SCHEMA IF EXISTS public")
+
+    async def _definitions(self, schema: IO[bytes], section: str) -> None:
+        jobs = [f"--jobs={self._jobs}"] if section == "post-data" else []
+        await tools.restore_file(
+            self._settings,
+            self._directory,
+            self._scratch,
+            [f"--section={section}", *jobs],
+            file=schema,
+            options=SCRATCH_OPTIONS,
+        )
+
+    async def _load(self) -> None:
+        """Copy every table's rows, several tables at once, the biggest first."""
+        waiting = sorted(self._rows, key=lambda stream: stream.bytes)
+
+        async def work() -> None:
+            async with self._connect() as connection:
+                while waiting:
+                    await self._copy_in(connection, waiting.pop())
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._jobs, len(waiting))):
+                    group.create_task(work())
+        except* Exception as errors:
+            raise _first(errors) from None
+
+    async def _copy_in(self, connection: Connection, stream: StoredStream) -> None:
+        details = stream.details
+        schema, table = stream.labels["schema"], stream.labels["table"]
+        if details.get("load_via"):
+            schema, table = details["load_via"]
+        options = {"format": details["format"]}
+        if details["format"] == "text":
+            options["encoding"] = details["encoding"]
+        name = qualified(stream.labels["schema"], stream.labels["table"])
+        with errors_as_source(f"copying rows into table {name} of database {self._database['name']!r}"):
+            async with connection.transaction():
+                if details.get("configuration"):
+                    # the extension's own triggers and keys must not judge rows that were in order when archived
+                    await connection.execute("SET LOCAL session_replication_role = replica")
+                async with contextlib.aclosing(self._read(stream)) as source:
+                    status = await connection.copy_to_table(
+                        table, schema_name=schema, columns=list(details["columns"]) or None, source=source, **options
+                    )
+        rows = int(status.split()[-1])
+        if rows != details["rows"]:
+            raise StageFailed(
+                f"table {name} of database {self._database['name']!r}: {rows} rows restored, {details['rows']} archived"
+            )
+
+    async def _finish(self) -> None:
+        async with self._connect() as connection:
+            with errors_as_source(f"finishing database {self._database['name']!r}"):
+                await self._set_sequences(connection)
+                for schema, name in self._database["materialized_views"]:
+                    await connection.execute(f"REFRESH MATERIALIZED VIEW {qualified(schema, name)}")
+                await connection.execute("ANALYZE")
+                inside = await catalog.database_facts(connection)
+        for part in ("objects", "extensions", "schemas"):
+            if _comparable(inside[part]) != _comparable(self._database[part]):
+                raise StageFailed(
+                    f"the restored copy of database {self._database['name']!r} differs from the archived one in its"
+                    f" {part}: {_difference(self._database[part], inside[part])}",
+                    hint="Nothing live was changed. Please report this with the output of `inspect --json`.",
+                )
+
+    async def _set_sequences(self, connection: Connection) -> None:
+        found = self._database["sequences"]
+        await connection.execute(
+            """SELECT pg_catalog.setval(pg_catalog.format('%I.%I', s.schema, s.name)::pg_catalog.regclass,
+                                        s.value, s.called)
+               FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bool[])
+                    AS s(schema, name, value, called)""",
+            [sequence["schema"] for sequence in found],
+            [sequence["name"] for sequence in found],
+            [sequence["value"] for sequence in found],
+            [sequence["called"] for sequence in found],
+        )
+
+
+def _table(stream: StoredStream) -> tuple[str, str]:
+    return stream.labels["schema"], stream.labels["table"]
+
+
+def _comparable(part: Any) -> Any:
+    return sorted(part, key=repr) if isinstance(part, list) else part
+
+
+def _difference(archived: Any, restored: Any) -> str:
+    if isinstance(archived, dict):
+        keys = sorted(set(archived) | set(restored))
+        return ", ".join(
+            f"{key} {archived.get(key, 0)} archived, {restored.get(key, 0)} restored"
+            for key in keys
+            if archived.get(key) != restored.get(key)
+        )
+    missing = [str(item) for item in archived if item not in restored]
+    added = [str(item) for item in restored if item not in archived]
+    return f"missing {missing}, added {added}"
+
+
+def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
+    """The error to show when several workers failed: what came first, rather than what followed from it."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, Exception) else SourceError(repr(error))

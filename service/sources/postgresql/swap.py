@@ -1,0 +1,152 @@
+"""Exchanges live and scratch databases by renaming, all in one transaction; and the ways back and forward from there.
+
+Databases are told apart by OID, which a rename does not change, so each step can look at what is really there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import asyncpg
+
+from service.config import PostgresqlSettings
+from service.errors import SourceError, SwapFailed
+from service.sources.base import Record
+from service.sources.postgresql import roles
+from service.sources.postgresql.connect import Connection, connection_to, errors_as_source, quote_identifier
+
+_DISCONNECT_SECONDS = 30.0
+
+
+async def swap(settings: PostgresqlSettings, record: Record, save: Callable[[], Awaitable[None]]) -> None:
+    """Put every scratch database in place of its live one, and bring roles to their archived state."""
+    await save()
+    entries = record["databases"]
+    async with connection_to(settings, _neutral(settings, record)) as connection:
+        with errors_as_source("exchanging the databases"):
+            role = await connection.fetchval("SELECT current_user::text")
+            now = await _names(connection)
+            live = [now[entry["live_oid"]] for entry in entries if entry["live_oid"] in now]
+            await _close_to_sessions(connection, live)
+            await _disconnect(connection, [*live, *(entry["scratch"] for entry in entries)])
+            current = await roles.read_globals(connection, passwords=True)
+            try:
+                async with connection.transaction():
+                    for entry in entries:
+                        if entry["live_oid"] in now:
+                            await _rename(connection, now[entry["live_oid"]], entry["old"])
+                        await _rename(connection, entry["scratch"], entry["name"])
+                    for statement in roles.statements(record["globals_wanted"], current, keep=[role]):
+                        await connection.execute(statement)
+            except asyncpg.PostgresError as error:
+                raise SwapFailed(
+                    f"PostgreSQL did not exchange the databases: {error}",
+                    hint="Nothing was exchanged. Close what uses the databases, then restore again.",
+                ) from error
+
+
+async def undo(settings: PostgresqlSettings, record: Record) -> None:
+    """Bring the old databases and roles back and drop the copies, from whatever state the server is in."""
+    entries = record.get("databases", [])
+    if not entries:
+        return
+    async with connection_to(settings, _neutral(settings, record)) as connection:
+        with errors_as_source("undoing the restore of the databases"):
+            now = await _names(connection)
+            await _move_back(connection, record, now)
+            for entry in entries:
+                if entry["live_oid"] in now and entry["live_allowed_connections"]:
+                    await connection.execute(
+                        f"ALTER DATABASE {quote_identifier(entry['name'])} WITH ALLOW_CONNECTIONS true"
+                    )
+                await connection.execute(f"DROP DATABASE IF EXISTS {quote_identifier(entry['scratch'])} WITH (FORCE)")
+            for name in record["roles_created"]:
+                await _drop_role(connection, name)
+
+
+async def _move_back(connection: Connection, record: Record, now: dict[int, str]) -> None:
+    """Reverse the swap, if it happened, in one transaction with the roles' old state."""
+    entries = record["databases"]
+    swapped = [entry for entry in entries if now.get(entry["scratch_oid"]) == entry["name"]]
+    aside = [entry for entry in entries if now.get(entry["live_oid"]) == entry["old"]]
+    if not swapped and not aside:
+        return
+    await _close_to_sessions(connection, [entry["name"] for entry in swapped])
+    await _disconnect(connection, [*(entry["name"] for entry in swapped), *(entry["old"] for entry in aside)])
+    current = await roles.read_globals(connection, passwords=True)
+    role = await connection.fetchval("SELECT current_user::text")
+    async with connection.transaction():
+        for entry in swapped:
+            await _rename(connection, entry["name"], entry["scratch"])
+        for entry in aside:
+            await _rename(connection, entry["old"], entry["name"])
+        for statement in roles.statements(record["globals_before"], current, keep=[role]):
+            await connection.execute(statement)
+
+
+async def commit(settings: PostgresqlSettings, record: Record) -> None:
+    """Drop the old databases. One whose successor is not in place is never dropped."""
+    async with connection_to(settings, _neutral(settings, record)) as connection:
+        with errors_as_source("removing the old databases"):
+            now = await _names(connection)
+            for entry in record["databases"]:
+                if now.get(entry["scratch_oid"]) != entry["name"]:
+                    raise SwapFailed(
+                        f"database {entry['name']!r} is not the restored one any more, so {entry['old']!r} is kept",
+                        hint="Look at both databases; drop or rename them by hand, or roll back.",
+                    )
+            for entry in record["databases"]:
+                if now.get(entry["live_oid"]) == entry["old"]:
+                    await connection.execute(f"DROP DATABASE {quote_identifier(entry['old'])} WITH (FORCE)")
+
+
+def _neutral(settings: PostgresqlSettings, record: Record) -> str:
+    """A database to connect to that is not one of those renamed."""
+    renamed = {entry["name"] for entry in record["databases"]}
+    for name in (settings.maintenance_database, "postgres", "template1"):
+        if name not in renamed:
+            return name
+    raise SourceError("every database that could be connected to is itself being restored")
+
+
+async def _names(connection: Connection) -> dict[int, str]:
+    rows = await connection.fetch("SELECT oid::bigint, datname::text FROM pg_catalog.pg_database")
+    return {row[0]: row[1] for row in rows}
+
+
+async def _rename(connection: Connection, old: str, new: str) -> None:
+    await connection.execute(f"ALTER DATABASE {quote_identifier(old)} RENAME TO {quote_identifier(new)}")
+
+
+async def _close_to_sessions(connection: Connection, names: Iterable[str]) -> None:
+    for name in names:
+        await connection.execute(f"ALTER DATABASE {quote_identifier(name)} WITH ALLOW_CONNECTIONS false")
+
+
+async def _disconnect(connection: Connection, names: list[str]) -> None:
+    """End every session of these databases and wait until they are gone."""
+    deadline = asyncio.get_running_loop().time() + _DISCONNECT_SECONDS
+    while True:
+        # terminating in the select list, not in WHERE: there the planner may run it for every session, even ours
+        left: list[Any] = await connection.fetch(
+            """SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+               WHERE datname = ANY($1::text[]) AND pid <> pg_catalog.pg_backend_pid()
+                 AND backend_type <> 'autovacuum worker'""",
+            names,
+        )
+        if not left:
+            return
+        if asyncio.get_running_loop().time() > deadline:
+            raise SwapFailed(
+                f"{len(left)} sessions of {', '.join(names)} do not end", hint="Stop the server's applications first."
+            )
+        await asyncio.sleep(0.05)
+
+
+async def _drop_role(connection: Connection, name: str) -> None:
+    try:
+        await connection.execute(f"DROP ROLE IF EXISTS {quote_identifier(name)}")
+    except asyncpg.DependentObjectsStillExistError:
+        return  # something that is not ours has come to depend on it; an unused role harms nobody

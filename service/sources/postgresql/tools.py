@@ -1,0 +1,212 @@
+"""pg_dump and pg_restore as child processes: the right client, a password that touches neither disk nor argv.
+
+A newer pg_dump can read older servers but writes what an older server may refuse, and an older one refuses a newer
+server outright; so the client's major version always equals the server's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from service.config import PostgresqlSettings
+from service.errors import SourceError
+from service.sources.postgresql.connect import APPLICATION_NAME
+
+_STDERR_TAIL = 8 * 1024
+_PIECE = 256 * 1024
+
+
+def client_directory(settings: PostgresqlSettings, server_version_num: int) -> Path:
+    """Return the directory of the clients for the server's major version. Raises SourceError when there is none."""
+    major = server_version_num // 10000
+    candidates = (
+        [settings.client_dir]
+        if settings.client_dir
+        else [Path(f"/usr/lib/postgresql/{major}/bin"), Path(f"/usr/pgsql-{major}/bin")]
+    )
+    for directory in candidates:
+        if (directory / "pg_dump").is_file() and (directory / "pg_restore").is_file():
+            return directory
+    searched = ", ".join(str(directory) for directory in candidates)
+    raise SourceError(
+        f"the server is PostgreSQL {major}, but pg_dump and pg_restore {major} were not found in {searched}",
+        hint=f"Install postgresql-client-{major}, or set client_dir to where these programs are.",
+    )
+
+
+async def client_version(directory: Path, server_version_num: int) -> str:
+    """Return pg_dump's version, such as `15.20`. Raises SourceError when its major is not the server's."""
+    process = await asyncio.create_subprocess_exec(
+        directory / "pg_dump", "--version", stdout=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL
+    )
+    output, _ = await process.communicate()
+    words = output.decode(errors="replace").split()
+    version = words[2] if len(words) > 2 else "unknown"
+    major = server_version_num // 10000
+    if version.split(".")[0].rstrip("abcdefghijklmnopqrstuvwxyz") != str(major):
+        raise SourceError(
+            f"the server is PostgreSQL {major}, but {directory / 'pg_dump'} is version {version}",
+            hint=f"Install postgresql-client-{major}, or set client_dir to its directory.",
+        )
+    return version
+
+
+def conninfo(settings: PostgresqlSettings, database: str) -> str:
+    """Return a libpq connection string; the name of a database may hold any character."""
+
+    def quoted(value: str) -> str:
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+    parts = {
+        "host": settings.host,
+        "port": str(settings.port),
+        "user": settings.user,
+        "dbname": database,
+        "connect_timeout": str(max(2, round(settings.connect_timeout))),
+        "application_name": APPLICATION_NAME,
+    }
+    return " ".join(f"{key}={quoted(value)}" for key, value in parts.items())
+
+
+@contextlib.contextmanager
+def anonymous_file(name: str, content: bytes = b"") -> Iterator[IO[bytes]]:
+    """Open a file in memory that has no name on any disk; children reach it as /proc/self/fd/N."""
+    with os.fdopen(os.memfd_create(name, os.MFD_CLOEXEC), "w+b") as file:
+        os.fchmod(file.fileno(), 0o600)  # libpq refuses a password file that others may read
+        file.write(content)
+        file.flush()
+        yield file
+
+
+@contextlib.asynccontextmanager
+async def child(
+    settings: PostgresqlSettings,
+    program: Path,
+    arguments: Sequence[str],
+    *,
+    stdin: int = asyncio.subprocess.DEVNULL,
+    pass_fds: Sequence[int] = (),
+    options: Mapping[str, str] | None = None,
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a client program for a block; leaving it waits for the program and raises SourceError unless it exited 0.
+
+    When the block raises, the program is killed. `options` are server settings for its sessions.
+    """
+    password = (settings.password() or "").replace("\\", "\\\\").replace(":", "\\:")
+    with anonymous_file("pgpass", f"*:*:*:*:{password}\n".encode()) as pgpass:
+        environment = {
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "LC_ALL": "C.UTF-8",
+            "PGPASSFILE": f"/proc/self/fd/{pgpass.fileno()}",
+            "PGOPTIONS": " ".join(f"-c {key}={value}" for key, value in (options or {}).items()),
+        }
+        process = await asyncio.create_subprocess_exec(
+            program,
+            "--no-password",
+            *arguments,
+            stdin=stdin,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment,
+            pass_fds=(pgpass.fileno(), *pass_fds),
+            limit=_PIECE,
+        )
+        assert process.stderr is not None
+        stderr = asyncio.create_task(_tail(process.stderr))
+        failure: ConnectionError | None = None
+        try:
+            try:
+                yield process
+            except ConnectionError as error:
+                failure = error  # the program went away; what it said is the better message
+            told, _ = await asyncio.gather(stderr, process.wait())
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            stderr.cancel()
+            await process.wait()
+            raise
+        finally:
+            _close_pipes(process)
+        if process.returncode != 0 or failure:
+            raise SourceError(
+                f"{program.name} failed (exit code {process.returncode}): {_last_words(told)}",
+                hint="Look at the server's log.",
+            ) from failure
+
+
+def _close_pipes(process: asyncio.subprocess.Process) -> None:
+    # asyncio closes a finished child's pipes only when somebody read them to the end
+    transport = getattr(process, "_transport", None)
+    if transport is not None:
+        transport.close()
+
+
+async def _tail(stream: asyncio.StreamReader) -> bytes:
+    kept = b""
+    while piece := await stream.read(4096):
+        kept = (kept + piece)[-_STDERR_TAIL:]
+    return kept
+
+
+def _last_words(stderr: bytes) -> str:
+    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+    return " | ".join(lines[-4:]) or "it said nothing"
+
+
+async def dump(
+    settings: PostgresqlSettings, directory: Path, database: str, arguments: Sequence[str]
+) -> AsyncGenerator[bytes, None]:
+    """Yield what pg_dump writes. Ends normally only when it exited 0; SourceError otherwise."""
+    argv = [f"--dbname={conninfo(settings, database)}", *arguments]
+    async with child(settings, directory / "pg_dump", argv) as process:
+        assert process.stdout is not None
+        while piece := await process.stdout.read(_PIECE):
+            yield piece
+
+
+async def restore_file(
+    settings: PostgresqlSettings,
+    directory: Path,
+    database: str,
+    arguments: Sequence[str],
+    *,
+    file: IO[bytes],
+    options: Mapping[str, str],
+) -> None:
+    """Run pg_restore on an open file, into `database`. Raises SourceError with its last words on any SQL error."""
+    argv = [
+        f"--dbname={conninfo(settings, database)}",
+        "--exit-on-error",
+        *arguments,
+        f"/proc/self/fd/{file.fileno()}",
+    ]
+    async with child(settings, directory / "pg_restore", argv, pass_fds=(file.fileno(),), options=options) as process:
+        assert process.stdout is not None
+        await process.stdout.read()
+
+
+async def restore_stream(
+    settings: PostgresqlSettings,
+    directory: Path,
+    database: str,
+    data: AsyncIterable[bytes],
+    *,
+    options: Mapping[str, str],
+) -> None:
+    """Feed a custom-format archive to pg_restore; its end is only shown once `data` ended without an error."""
+    argv = [f"--dbname={conninfo(settings, database)}", "--exit-on-error"]
+    async with child(
+        settings, directory / "pg_restore", argv, stdin=asyncio.subprocess.PIPE, options=options
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        async for piece in data:
+            process.stdin.write(piece)
+            await process.stdin.drain()
+        process.stdin.close()
+        await process.stdout.read()
