@@ -1,0 +1,92 @@
+"""WHAT is backed up. This page knows all kinds of sources; the kinds know nothing of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from service.config import (
+    AnySource,
+    Config,
+    PostgresqlSettings,
+    SourceSettings,
+    SqliteSettings,
+    TreeSettings,
+)
+from service.errors import ConfigError
+from service.sources.base import Restorer, Source, StoredSource
+
+SWAP_ORDER = ("postgresql", "tree", "sqlite")
+"""Databases first, since their swap can still be refused; an SQLite file may lie in a tree that must be there first."""
+
+
+def source(settings: SourceSettings, config: Config) -> Source:
+    """Return the source that `settings` describe."""
+    if isinstance(settings, PostgresqlSettings):
+        from service.sources.postgresql import PostgresqlSource  # noqa: PLC0415 - a heavy driver
+
+        return PostgresqlSource(settings)
+    if isinstance(settings, TreeSettings):
+        from service.sources.config_tree import TreeSource  # noqa: PLC0415
+
+        return TreeSource(settings, preserve=not_in_a_tree(config))
+    from service.sources.sqlite import SqliteSource  # noqa: PLC0415
+
+    return SqliteSource(settings, staging=config.state_dir)
+
+
+def restorer(settings: SourceSettings, preserve: Sequence[Path]) -> Restorer:
+    """Return what restores a source with these settings; `preserve` are paths that no tree may replace."""
+    if isinstance(settings, PostgresqlSettings):
+        from service.sources.postgresql import PostgresqlRestorer  # noqa: PLC0415 - a heavy driver
+
+        return PostgresqlRestorer(settings)
+    if isinstance(settings, TreeSettings):
+        from service.sources.config_tree import TreeRestorer  # noqa: PLC0415
+
+        return TreeRestorer(settings, preserve=preserve)
+    from service.sources.sqlite import SqliteRestorer  # noqa: PLC0415
+
+    return SqliteRestorer(settings)
+
+
+def settings_for(config: Config, stored: StoredSource) -> SourceSettings:
+    """Find the settings to restore an archived source with: those of the same name, else what the archive says.
+
+    Raises ConfigError for a PostgreSQL server of which no connection settings are known.
+    """
+    same_type = [settings for settings in config.sources if settings.type == stored.type]
+    for settings in same_type:
+        if settings.name == stored.name:
+            return settings
+    if stored.type == "tree":
+        return TreeSettings(name=stored.name, path=Path(stored.facts["path"]))
+    if stored.type == "sqlite":
+        return SqliteSettings(name=stored.name, path=Path(stored.facts["path"]))
+    if len(same_type) == 1:
+        return same_type[0]
+    raise ConfigError(
+        f"the archive has a source {stored.name!r} of type {stored.type}, the configuration has none of that name",
+        hint="Add it to `sources` with the connection settings of the server to restore into.",
+    )
+
+
+def settings_from_json(value: Mapping[str, Any]) -> SourceSettings:
+    """Read back settings that were written to a restore journal."""
+    adapter: TypeAdapter[SourceSettings] = TypeAdapter(AnySource)
+    return adapter.validate_python(dict(value), strict=False)
+
+
+def not_in_a_tree(config: Config, sqlite: Sequence[Path] = ()) -> list[Path]:
+    """Paths that a tree leaves alone: databases with a source of their own, our own state, the archives themselves."""
+    databases = [settings.path for settings in config.sources if isinstance(settings, SqliteSettings)]
+    files = [
+        path.with_name(path.name + suffix)
+        for path in dict.fromkeys([*databases, *sqlite])
+        for suffix in ("", "-wal", "-shm", "-journal")
+    ]
+    local = [Path(config.target.url.removeprefix("file://"))] if config.target.url.startswith("file://") else []
+    return [*files, config.state_dir, *local]

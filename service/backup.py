@@ -1,0 +1,163 @@
+"""THE RECIPE of a backup: name it, seal it, take a consistent view of every source, pack, read back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from typing import Any
+
+from service import sources
+from service.archive.names import archive_name
+from service.archive.parts import SUITE_NONE, Header, KeySlots
+from service.catalog import list_archives
+from service.config import Config
+from service.errors import ArchiveError, DamagedSlot, NotAuthentic, ServiceError
+from service.keys import identities, sealer
+from service.pipeline.pack import Packed, pack
+from service.pipeline.unpack import ArchiveReader
+from service.progress import Progress
+from service.sealing.suite import SUITE, ArchiveKeys
+from service.server_version import server_version
+from service.state_directory import next_sequence, only_job
+from storage_backends import open_target
+from storage_backends.base import ObjectNotFound, StorageBackend, StorageError
+
+Clock = Callable[[], datetime]
+
+NOTICE = "Backup of a DeviceOn server. Restore it with deviceon-backup; docs/ARCHIVE_FORMAT.md describes this file."
+
+
+def utc_now() -> datetime:
+    """Return the time now, in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class BackupResult:
+    """A published archive that was read back and authenticated. Sizes in bytes, `seconds` of wall time."""
+
+    name: str
+    url: str
+    size: int
+    raw_bytes: int
+    streams: int
+    rows: int
+    seconds: float
+    warnings: list[str]
+    excluded: list[dict[str, Any]]
+
+
+async def backup(config: Config, *, progress: Progress, clock: Clock = utc_now) -> BackupResult:
+    """Back up every configured source into one archive of the configured target.
+
+    When this returns, the archive is durable under its name and every byte of it was read back and authenticated.
+    When it raises (ServiceError, StorageError, cancellation), no archive was added; only when the reading back could
+    not be done at all (target or TPM gone, cancelled) the whole archive stays, and the error says that it is unproven.
+    """
+    started = clock()
+    with only_job(config.state_dir, "a backup"):
+        running_version = await server_version(config.server)
+        async with open_target(config.target.url, config.target.options()) as target, AsyncExitStack() as views:
+            header, slots, keys = await _seal(config, target, running_version, progress, clock)
+            progress.begin("snapshot", f"Taking a consistent view of {len(config.sources)} sources")
+            snapshots = []
+            for settings in config.sources:
+                source = sources.source(settings, config)
+                snapshots.append((source.name, source.type, await views.enter_async_context(source.snapshot())))
+            progress.begin("dump", f"Writing {header.name} to {target.url}")
+            packed = await pack(
+                target,
+                header,
+                slots,
+                keys,
+                snapshots,
+                compression=config.compression,
+                progress=progress,
+                clock=clock,
+                tool_version=version("deviceon-backup"),
+            )
+            await views.aclose()  # let the databases go before the archive is read back
+            await _read_back(config, target, header.name, packed, progress)
+    return _result(target.url, header.name, packed, (clock() - started).total_seconds())
+
+
+async def _seal(
+    config: Config, target: StorageBackend, running_version: str, progress: Progress, clock: Clock
+) -> tuple[Header, KeySlots | None, ArchiveKeys | None]:
+    """Choose the archive's name and keys. The key slots are proven to open before the first byte is written."""
+    archives = await list_archives(target)
+    created = await _free_minute(target, progress, clock)
+    archive_id = os.urandom(16)
+    seal_for = await sealer(config)
+    slots = commit = data_key = None
+    if seal_for is not None:
+        progress.begin("seal", f"Sealing the archive's key to {seal_for.fingerprint}")
+        data_key = os.urandom(32)
+        slots = KeySlots(slots=[dict(slot) for slot in await seal_for.wrap(data_key, archive_id)])
+        commit = ArchiveKeys(data_key, archive_id=archive_id, header=None).commit.hex()
+    header = Header(
+        suite=SUITE if seal_for else SUITE_NONE,
+        archive_id=archive_id.hex(),
+        name=archive_name(created),
+        created=created,
+        seq=next_sequence(config.state_dir, max((entry.seq or 0 for entry in archives), default=0)),
+        product=config.server.product,
+        server_version=running_version,
+        max_raw=config.compression.chunk_bytes,
+        commit=commit,
+        sealing=config.sealing.mode,
+        fingerprint=seal_for.fingerprint if seal_for else None,
+        notice=NOTICE,
+    )
+    keys = ArchiveKeys(data_key, archive_id=archive_id, header=header.to_bytes()) if data_key else None
+    return header, slots, keys
+
+
+async def _free_minute(target: StorageBackend, progress: Progress, clock: Clock) -> datetime:
+    """Return the time now when its minute has no archive yet; wait for the next minute otherwise."""
+    while True:
+        now = clock()
+        try:
+            await target.stat(archive_name(now))
+        except ObjectNotFound:
+            return now
+        progress.say(f"{archive_name(now)} exists already; waiting for the next minute")
+        next_minute = now.replace(second=0, microsecond=0) + timedelta(minutes=1)
+        await asyncio.sleep((next_minute - now).total_seconds())
+
+
+async def _read_back(config: Config, target: StorageBackend, name: str, packed: Packed, progress: Progress) -> None:
+    """Open the archive as a restore would, with the key from the TPM, and authenticate every byte of it.
+
+    One that does not pass is removed: an archive that is listed must restore.
+    """
+    progress.begin("read back", f"Reading {name} back", expected_raw=packed.footer.raw_bytes)
+    try:
+        reader = await ArchiveReader.open(target, name, identities(config))
+        await reader.verify(progress)
+    except (ArchiveError, NotAuthentic, DamagedSlot):
+        await target.delete(name)
+        raise
+    except (ServiceError, StorageError) as error:
+        error.add_note(f"{name} was written whole but could not be read back; run `deviceon-backup verify {name}`.")
+        raise
+
+
+def _result(url: str, name: str, packed: Packed, seconds: float) -> BackupResult:
+    streams = packed.manifest.streams
+    return BackupResult(
+        name=name,
+        url=url,
+        size=packed.info.size,
+        raw_bytes=sum(stream.bytes for stream in streams),
+        streams=len(streams),
+        rows=sum(int(stream.details.get("rows", 0)) for stream in streams),
+        seconds=seconds,
+        warnings=list(packed.manifest.warnings),
+        excluded=[dict(item) for item in packed.manifest.excluded],
+    )

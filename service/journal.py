@@ -1,0 +1,87 @@
+"""The restore journal: one small file a restore, from which anybody can undo or commit it, also after a crash.
+
+    staging     copies are being made beside the live data              -> crash: undo
+    swapping    live and staged are being exchanged                     -> crash: undo
+    swapped     restored; the old state is kept beside                  -> waits for commit or rollback
+    undoing     the old state is being brought back                     -> crash: undo again
+    committing  the old state is being removed                          -> crash: commit again
+
+The file goes when the restore was undone or committed. It holds the roles' password verifiers: mode 0600.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from service.errors import RestoreError
+from service.sources.base import Record
+from service.state_directory import prepare, remove_file, replace_file
+
+State = Literal["staging", "swapping", "swapped", "undoing", "committing"]
+
+
+@dataclass(slots=True)
+class Journal:
+    """One restore. `participants` are one object a source: its name, settings, paths to preserve, and its record."""
+
+    path: Path
+    id: str
+    archive: str
+    started: str
+    state: State
+    participants: list[dict[str, Any]]
+
+    @classmethod
+    def begin(cls, state_dir: Path, *, archive: str, started: str) -> Self:
+        """Start a journal with no participant. Nothing is written before `save`."""
+        identifier = secrets.token_hex(4)
+        return cls(_directory(state_dir) / f"{identifier}.json", identifier, archive, started, "staging", [])
+
+    def add(self, name: str, settings: Mapping[str, Any], preserve: list[str]) -> Record:
+        """Add a participant and return its record, which knows the id of the restore."""
+        record: Record = {"id": self.id}
+        self.participants.append({"name": name, "settings": dict(settings), "preserve": preserve, "record": record})
+        return record
+
+    async def save(self, state: State | None = None) -> None:
+        """Make the journal durable as it is now, in `state` when given."""
+        self.state = state or self.state
+        content = json.dumps(
+            {
+                "id": self.id,
+                "archive": self.archive,
+                "started": self.started,
+                "state": self.state,
+                "participants": self.participants,
+            }
+        )
+        await asyncio.to_thread(replace_file, self.path, content.encode())
+
+    async def remove(self) -> None:
+        """Forget this restore."""
+        await asyncio.to_thread(remove_file, self.path)
+
+
+def journals(state_dir: Path) -> list[Journal]:
+    """Read all journals, the oldest first. Raises RestoreError when one cannot be read."""
+    found = []
+    for path in sorted(_directory(state_dir).glob("*.json")):
+        try:
+            content = json.loads(path.read_bytes())
+            found.append(Journal(path=path, **content))
+        except (ValueError, TypeError) as error:
+            raise RestoreError(
+                f"the restore journal {path} cannot be read: {error}",
+                hint="Keep this file: it says where the old state of a restore is. Look for databases named *__old_*.",
+            ) from error
+    return sorted(found, key=lambda journal: journal.started)
+
+
+def _directory(state_dir: Path) -> Path:
+    return prepare(prepare(state_dir) / "restores")

@@ -1,0 +1,88 @@
+"""The service's own directory: files replaced whole, the lock that keeps jobs apart, the archives' sequence number."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.errors import ConfigError, JobRefused
+
+
+def prepare(directory: Path) -> Path:
+    """Make the directory (mode 0700) when it is missing. Raises ConfigError when that is not allowed."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the state directory {directory} cannot be made: {error.strerror}",
+            hint="Set state_dir to a directory that this service may write.",
+        ) from error
+    return directory
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that after a crash it is the old one or the new one, whole; mode 0600."""
+    temporary = path.with_name(f".{path.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file durably; one that is absent is fine."""
+    path.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def only_job(directory: Path, what: str) -> Iterator[None]:
+    """Hold the lock that lets one backup or restore run at a time. Raises JobRefused. A killed holder lets go."""
+    path = prepare(directory) / "job.lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"the state directory {directory} cannot be written: {error.strerror}",
+            hint="Run as the user that owns it, or set state_dir to a directory that this service may write.",
+        ) from error
+    with os.fdopen(descriptor, "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            running = file.read().strip() or "another job"
+            raise JobRefused(f"{running} is running", hint="Wait until it has finished, then try again.") from error
+        file.truncate(0)
+        file.write(f"{what} (process {os.getpid()})")
+        file.flush()
+        yield
+
+
+def next_sequence(directory: Path, newest: int) -> int:
+    """Return a number that is above every one given out before and above `newest`, and remember it.
+
+    Archives are ordered by it, not by a clock that may jump.
+    """
+    path = directory / "sequence"
+    try:
+        last = int(path.read_text())
+    except (FileNotFoundError, ValueError):
+        last = 0  # a lost counter goes on from what the target holds
+    number = max(last, newest) + 1
+    replace_file(path, f"{number}\n".encode())
+    return number
