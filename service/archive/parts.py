@@ -1,19 +1,17 @@
 """The JSON parts of an archive: header, key slots, manifest, footer.
 
-Reading is strict: UTF-8, each member once, no NaN or Infinity, bounded depth, sizes and numbers, typed members.
-Header, key slots and footer have exactly the members of version 1; only the manifest may have more than this
-reader knows, since sources grow and what they add does not change how the bytes are read.
+Reading is strict: JSON as `strict_json` says, sizes, typed members. Header, key slots and footer have exactly the
+members of version 1, less those that do not apply; only the manifest may have more than this reader knows, since
+sources grow and what they add does not change how the bytes are read.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, NoReturn, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import (
     AfterValidator,
@@ -29,6 +27,8 @@ from pydantic import (
 
 from service.archive import names, zip64
 from service.archive.chunk import MAX_RAW
+from service.archive.strict_json import canonical_json
+from service.archive.strict_json import strict_loads as strict_loads
 from service.errors import CorruptArchive, UnsupportedArchive
 
 FORMAT: Final = "deviceon-backup"
@@ -36,77 +36,14 @@ VERSION: Final = 1
 """The version of the format that this code writes, and the newest that it reads."""
 SUITE_NONE: Final = 0
 SUITE_AES_256_GCM: Final = 1
-MAX_PART: Final = 64 * 1024
+MAX_PART_BYTES: Final = 64 * 1024
 """Bytes of header.json, keyslots.json and footer.json, at most."""
-MAX_MANIFEST: Final = 64 * 1024 * 1024
+MAX_MANIFEST_BYTES: Final = 64 * 1024 * 1024
 """Raw bytes of the manifest, at most."""
-MAX_DEPTH: Final = 32
 
 _MAX_NUMBER: Final = 2**53 - 1  # beyond it, JSON numbers lose digits in most languages
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _ALTERED: Final = "The archive was damaged or altered. Use another archive."
-
-
-def strict_loads(data: bytes) -> Any:
-    """Return the value of one JSON text. Raises CorruptArchive for all that the format does not allow in JSON."""
-    try:
-        value = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_constant=_no_constant,
-            parse_int=_bounded_int,
-            parse_float=_finite_float,
-        )
-        _check_value(value, MAX_DEPTH)
-    except (ValueError, RecursionError) as exc:
-        reason = "nested too deeply" if isinstance(exc, RecursionError) else str(exc)[:200]
-        raise CorruptArchive(f"a JSON part of the archive cannot be read: {reason}", hint=_ALTERED) from exc
-    return value
-
-
-def canonical_json(value: Any) -> bytes:
-    """Return `value` as JSON in one fixed way: UTF-8, members sorted by name, no spaces, no needless escapes.
-
-    Raises ValueError for what has no such form: NaN, Infinity, text that is not Unicode (lone surrogates).
-    """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("an object has the same member twice")
-    return members
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _bounded_int(digits: str) -> int:
-    if len(digits) > 20:
-        raise ValueError("a number is too large")
-    return int(digits)
-
-
-def _finite_float(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise ValueError("a number is too large")
-    return number
-
-
-def _check_value(value: Any, depth: int) -> None:
-    if isinstance(value, str):
-        if _SURROGATE.search(value):
-            raise ValueError("text is not Unicode")
-    elif isinstance(value, dict | list):
-        if depth == 0:
-            raise ValueError("nested too deeply")
-        for part in value if isinstance(value, list) else [*value.keys(), *value.values()]:
-            _check_value(part, depth - 1)
 
 
 def _read_time(value: Any) -> Any:
@@ -150,7 +87,7 @@ class _Part(BaseModel):
 
     def to_bytes(self) -> bytes:
         """Return the part as canonical JSON. Raises ValueError when it is larger than a reader accepts."""
-        data = canonical_json(self.model_dump(mode="json"))
+        data = canonical_json(self._members())
         if len(data) > self._limit():
             raise ValueError(f"{self._title()} would have {len(data)} bytes; {self._limit()} are allowed")
         return data
@@ -159,6 +96,9 @@ class _Part(BaseModel):
     def from_bytes(cls, data: bytes) -> Self:
         """Read the part. Raises CorruptArchive, and UnsupportedArchive for a newer format."""
         return cls._validate(cls._load(data))
+
+    def _members(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
 
     @classmethod
     def _load(cls, data: bytes) -> dict[str, Any]:
@@ -183,14 +123,28 @@ class _Part(BaseModel):
 
     @classmethod
     def _limit(cls) -> int:
-        return MAX_PART
+        return MAX_PART_BYTES
 
     @classmethod
     def _title(cls) -> str:
         return f"the archive's {cls.__name__.lower()}"
 
 
-class Header(_Part):
+class _Plain(_Part):
+    """A part whose members are plain values. One that does not apply (None) is absent from the JSON, never null."""
+
+    def _members(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @classmethod
+    def _load(cls, data: bytes) -> dict[str, Any]:
+        value = super()._load(data)
+        if None in value.values():
+            raise CorruptArchive(f"{cls._title()} has a member that is null", hint=_ALTERED)
+        return value
+
+
+class Header(_Plain):
     """header.json: what the archive claims to be, until a key slot opens and `commit` matches."""
 
     format: str = Field(default=FORMAT, pattern=rf"\A{FORMAT}\z")
@@ -209,10 +163,10 @@ class Header(_Part):
     server_version: Line
     max_raw: Annotated[int, Field(strict=True, ge=1, le=MAX_RAW)]
     """No chunk holds more raw bytes than this."""
-    commit: Digest | None
+    commit: Digest | None = None
     sealing: Annotated[str, Field(pattern=r"\A[a-z0-9+-]{1,32}\z")]
     """`off`, or the kinds of key slots: `tpm`."""
-    fingerprint: Line | None
+    fingerprint: Line | None = None
     """Of the TPM that the archive was sealed by, for people."""
     notice: Line
     """One line for whoever finds the file."""
@@ -341,10 +295,10 @@ class Manifest(_Open):
 
     @classmethod
     def _limit(cls) -> int:
-        return MAX_MANIFEST
+        return MAX_MANIFEST_BYTES
 
 
-class Footer(_Part):
+class Footer(_Plain):
     """footer.json: the totals, and a seal over the directory."""
 
     archive_id: ArchiveId
@@ -358,12 +312,12 @@ class Footer(_Part):
     finished: Time
     directory_sha256: Digest
     """Over the directory records of all entries before footer.json."""
-    mac: Digest | None
-    """None when sealing is off."""
+    mac: Digest | None = None
+    """Over `without_mac()`; None when sealing is off."""
 
     def without_mac(self) -> _Bytes:
         """Return what `mac` is made over: the canonical JSON of all other members."""
-        return canonical_json(self.model_dump(mode="json", exclude={"mac"}))
+        return self.model_copy(update={"mac": None}).to_bytes()
 
     @classmethod
     def from_bytes(cls, data: _Bytes) -> Self:
