@@ -1,0 +1,146 @@
+"""Statements that bring roles and databases to their archived state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.errors import CorruptArchive
+from service.sources.postgresql.roles import (
+    database_statements,
+    load_globals,
+    set_statement,
+    split_list,
+    statements,
+)
+
+
+def role(name: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "superuser": False,
+        "inherit": True,
+        "create_role": False,
+        "create_database": False,
+        "login": True,
+        "replication": False,
+        "bypass_rls": False,
+        "connection_limit": -1,
+        "password": None,
+        "valid_until": None,
+        "comment": None,
+    } | changes
+
+
+def membership(group: str, member: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "role": group,
+        "member": member,
+        "grantor": "postgres",
+        "admin": False,
+        "inherit": None,
+        "set": None,
+    } | changes
+
+
+def cluster(*roles: dict[str, Any], memberships: Any = (), settings: Any = ()) -> dict[str, Any]:
+    return {"roles": list(roles), "memberships": list(memberships), "settings": list(settings)}
+
+
+@pytest.mark.parametrize(
+    ("stored", "items"),
+    [
+        ("", []),
+        ("public", ["public"]),
+        ('"$user", public', ["$user", "public"]),
+        ('"a,b", "say ""hi""" ,c', ["a,b", 'say "hi"', "c"]),
+        ('""', [""]),
+    ],
+)
+def test_a_stored_list_is_split_as_postgresql_wrote_it(stored: str, items: list[str]) -> None:
+    assert split_list(stored) == items
+
+
+def test_a_list_setting_is_set_item_by_item_and_another_as_one_value() -> None:
+    assert set_statement('DATABASE "d"', 'search_path="$user", public') == (
+        """ALTER DATABASE "d" SET "search_path" TO '$user', 'public'"""
+    )
+    assert set_statement('ROLE "r"', "my.app=a, b'c=d") == """ALTER ROLE "r" SET "my"."app" TO 'a, b''c=d'"""
+    assert set_statement('ROLE "r"', "x=back\\slash") == r"""ALTER ROLE "r" SET "x" TO E'back\\slash'"""
+
+
+def test_nothing_is_said_when_nothing_differs() -> None:
+    same = cluster(role("a", password="SCRAM"), memberships=[membership("a", "b")])
+    assert statements(same, same, keep=[]) == []
+
+
+def test_the_role_in_use_keeps_its_attributes() -> None:
+    archived, now = cluster(role("postgres", password="old")), cluster(role("postgres", password="new"))
+    assert statements(archived, now, keep=["postgres"]) == []
+    assert any("PASSWORD 'old'" in statement for statement in statements(archived, now, keep=[]))
+
+
+def test_roles_that_only_the_server_has_are_left_alone() -> None:
+    now = cluster(role("a"), role("newcomer"), memberships=[membership("a", "newcomer")])
+    assert statements(cluster(role("a")), now, keep=[]) == []
+
+
+def test_memberships_come_back_and_extra_ones_among_archived_roles_go() -> None:
+    archived = cluster(
+        role("a"), role("b"), memberships=[membership("a", "b", admin=True), membership("pg_monitor", "a")]
+    )
+    now = cluster(role("a"), role("b"), memberships=[membership("b", "a")])
+    assert statements(archived, now, keep=[]) == [
+        'REVOKE "b" FROM "a"',
+        'GRANT "a" TO "b" WITH ADMIN OPTION GRANTED BY "postgres"',
+        'GRANT "pg_monitor" TO "a" GRANTED BY "postgres"',
+    ]
+
+
+def test_names_are_quoted_everywhere() -> None:
+    evil = 'x"; DROP TABLE t; --'
+    [statement] = statements(cluster(role(evil, connection_limit=3)), cluster(role(evil)), keep=[])
+    assert statement.startswith('ALTER ROLE "x""; DROP TABLE t; --" WITH ')
+
+
+def test_a_password_that_was_removed_is_removed_again() -> None:
+    [statement] = statements(cluster(role("a")), cluster(role("a", password="SCRAM")), keep=[])
+    assert statement.endswith("PASSWORD NULL")
+
+
+def test_privileges_of_a_database_are_granted_by_their_grantors() -> None:
+    database = {
+        "owner": "boss",
+        "connection_limit": 7,
+        "comment": "it's",
+        "settings": [{"role": None, "settings": ["work_mem=8MB"]}, {"role": "a", "settings": ["search_path=s"]}],
+        "acl": [
+            {"grantor": "boss", "grantee": None, "privilege": "CONNECT", "grantable": False},
+            {"grantor": "a", "grantee": "b", "privilege": "CREATE", "grantable": True},
+        ],
+    }
+    assert database_statements(database, "d") == [
+        'ALTER DATABASE "d" CONNECTION LIMIT 7',
+        """COMMENT ON DATABASE "d" IS 'it''s'""",
+        'REVOKE ALL ON DATABASE "d" FROM PUBLIC, "boss"',
+        'GRANT CONNECT ON DATABASE "d" TO PUBLIC',
+        'SET LOCAL ROLE "a"',
+        'GRANT CREATE ON DATABASE "d" TO "b" WITH GRANT OPTION',
+        "RESET ROLE",
+        """ALTER DATABASE "d" SET "work_mem" TO '8MB'""",
+        """ALTER ROLE "a" IN DATABASE "d" SET "search_path" TO 's'""",
+    ]
+
+
+def test_an_unknown_privilege_in_an_archive_is_refused() -> None:
+    database = {"owner": "o", "connection_limit": -1, "comment": None, "settings": []}
+    hostile = {"grantor": "o", "grantee": None, "privilege": "ALL; DROP DATABASE x", "grantable": False}
+    with pytest.raises(CorruptArchive, match="unknown database privilege"):
+        database_statements(database | {"acl": [hostile]}, "d")
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"roles": [{"name": 1}], "memberships": [], "settings": []}'])
+def test_a_list_of_roles_that_cannot_be_read_is_a_corrupt_archive(data: bytes) -> None:
+    with pytest.raises(CorruptArchive):
+        load_globals(data)
