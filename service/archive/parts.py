@@ -27,8 +27,7 @@ from pydantic import (
 
 from service.archive import names, zip64
 from service.archive.chunk import MAX_RAW
-from service.archive.strict_json import canonical_json
-from service.archive.strict_json import strict_loads as strict_loads
+from service.archive.strict_json import canonical_json, strict_loads
 from service.errors import CorruptArchive, UnsupportedArchive
 
 FORMAT: Final = "deviceon-backup"
