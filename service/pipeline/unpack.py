@@ -1,0 +1,247 @@
+"""RESTORE: open an archive, then read single streams of it or check every byte.
+
+`ArchiveReader.open` reads only the two ends and the manifest. Nothing it says, and no byte that `read` yields, is
+taken from the file without having been checked: by the AEAD when the archive is sealed, by CRC-32, zstd's checksum
+and SHA-256 in any case. What is not exactly as the format says is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Self
+
+from service.archive.names import FOOTER, HEADER, KEYSLOTS, MANIFEST_STREAM
+from service.archive.parts import MAX_MANIFEST_BYTES, Footer, Header, KeySlots, Manifest, check_manifest
+from service.archive.zip64 import Entry, last_entry
+from service.errors import ArchiveError, CorruptArchive
+from service.pipeline.chunks import DAMAGED, ChunkMap, ChunkOpener, Place, StreamSum
+from service.pipeline.ends import Front, read_back, read_directory, read_front
+from service.pipeline.ranges import PinnedObject, ahead
+from service.pipeline.threads import finished, start_thread
+from service.pipeline.verify import Expected, FileCheck, compare, describe
+from service.progress import Progress
+from service.sealing.slots import Identity, unwrap_any
+from service.sealing.suite import ArchiveKeys, check_commit, check_footer_mac
+from service.sources.base import StoredSource, StoredStream
+from storage_backends.base import ObjectInfo, StorageBackend
+
+
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """What an archive says of itself to anybody: claims, since no key was used."""
+
+    info: ObjectInfo
+    header: Header
+    footer: Footer
+
+
+async def peek(target: StorageBackend, name: str) -> Peek:
+    """Look at an archive's header and footer without any key, with two small requests.
+
+    Raises UnsupportedArchive, IncompleteArchive, CorruptArchive, StorageError.
+    """
+    archive = PinnedObject(target, await target.stat(name))
+    front = await read_front(archive)
+    back = await read_back(archive)
+    footer = Footer.from_bytes(await back.window.part(last_entry(back.window.content, back.location)))
+    if (footer.archive_id, footer.entries) != (front.header.archive_id, back.location.entries - 1):
+        raise CorruptArchive("header and footer are of different archives", hint=DAMAGED)
+    _check_name(archive.info, front.header)
+    return Peek(archive.info, front.header, footer)
+
+
+class ArchiveReader:
+    """An opened archive of a target; its manifest and footer are authenticated. Made by `open`.
+
+    It holds no connection, thread or task between calls, and needs no closing. Memory: some 300 bytes an entry, and
+    for each `read` at a time four chunks (one being used, one being opened).
+    """
+
+    def __init__(
+        self, archive: PinnedObject, header: Header, footer: Footer, manifest: Manifest, contents: _Contents
+    ) -> None:
+        self.info = archive.info
+        self.header = header
+        self.footer = footer
+        self.manifest = manifest
+        self._contents = contents
+        self._streams = _stored_streams(manifest)
+
+    @classmethod
+    async def open(cls, target: StorageBackend, name: str, identities: Sequence[Identity]) -> Self:
+        """Open an archive with the first key slot that one of `identities` opens; none is needed when it is unsealed.
+
+        Raises UnsupportedArchive, IncompleteArchive, CorruptArchive; NoMatchingIdentity, NotAuthentic and what else
+        `Identity.unwrap` raises; StorageError. The object is pinned: if it is replaced, later calls raise
+        ObjectChanged.
+        """
+        archive = PinnedObject(target, await target.stat(name))
+        front = await read_front(archive)
+        directory = await read_directory(await read_back(archive), front.header)
+        _check_name(archive.info, front.header)
+        parts = {HEADER: front.content, FOOTER: directory.footer_content}
+        keys = None
+        if front.header.sealed:
+            parts[KEYSLOTS] = await front.window.part(directory.entries[1])
+            keys = await _unlock(front, KeySlots.from_bytes(parts[KEYSLOTS]), identities)
+            check_footer_mac(keys, directory.footer.without_mac(), bytes.fromhex(directory.footer.mac or ""))
+        max_raw = front.header.max_raw
+        chunks = ChunkMap(directory.entries, max_raw=max_raw)
+        contents = _Contents(
+            archive,
+            directory.entries,
+            chunks,
+            ChunkOpener(keys, max_raw=max_raw),
+            parts=parts,
+            rest=hashlib.sha256(directory.rest).digest(),
+        )
+        manifest = await contents.manifest()
+        check_manifest(manifest, footer=directory.footer, entries=directory.entries)
+        return cls(archive, front.header, directory.footer, manifest, contents)
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """Every entry, in the order of the file."""
+        return self._contents.entries
+
+    def sources(self) -> list[StoredSource]:
+        """Return the sources in the order of the manifest, each with its streams in the order of their ids."""
+        streams: dict[str, list[StoredStream]] = {source.name: [] for source in self.manifest.sources}
+        for stream in self._streams.values():
+            streams[stream.source].append(stream)
+        return [
+            StoredSource(name=source.name, type=source.type, facts=source.facts, streams=tuple(streams[source.name]))
+            for source in self.manifest.sources
+        ]
+
+    async def read(self, stream: StoredStream) -> AsyncGenerator[bytes, None]:
+        """Yield a stream's raw bytes in order, chunk by chunk; see `StreamReader.read`.
+
+        The next chunk is fetched and opened while the caller works on this one. The last chunk is yielded after the
+        whole stream's length and SHA-256 were found to be the manifest's.
+        """
+        if self._streams.get(stream.id) != stream:
+            raise ValueError(f"{describe(stream)} is not a stream of this archive")
+        tally = StreamSum()
+        async with aclosing(ahead(self._contents.opened(stream.id, tally, what=describe(stream)))) as chunks:
+            async for place, raw in chunks:
+                if place.last:
+                    compare(tally, stream)
+                yield raw
+
+    async def verify(self, progress: Progress) -> None:
+        """Read the file once, from its first byte to its last, and check every one; moves `progress` along.
+
+        Raises CorruptArchive, IncompleteArchive, NotAuthentic, StorageError.
+        """
+        progress.expected_raw = self.footer.raw_bytes
+        await self._contents.check(self._streams, progress=progress)
+
+
+class _Contents:
+    """The chunks of an opened archive, before and after its manifest is known."""
+
+    def __init__(
+        self,
+        archive: PinnedObject,
+        entries: list[Entry],
+        chunks: ChunkMap,
+        opener: ChunkOpener,
+        *,
+        parts: Mapping[str, bytes],
+        rest: bytes,
+    ) -> None:
+        self.entries = entries
+        self._archive = archive
+        self._chunks = chunks
+        self._opener = opener
+        self._parts = parts
+        self._rest = rest
+        self._manifest: StoredStream | None = None
+
+    async def opened(self, stream: int, tally: StreamSum, *, what: str) -> AsyncGenerator[tuple[Place, bytes], None]:
+        """Yield each chunk of a stream, checked and opened; `tally` holds all that was yielded."""
+        entries = self._chunks.entries(stream)
+        index = 0
+        async with aclosing(self._archive.records(entries)) as records:
+            async for entry, record in records:
+                place = Place(stream, index, index == len(entries) - 1)
+                raw = await finished(start_thread(partial(self._open, entry, record, place, what, tally)))
+                yield place, raw
+                index += 1
+
+    def _open(self, entry: Entry, record: memoryview, place: Place, what: str, tally: StreamSum) -> bytes:
+        raw = self._opener.open(entry, record, place, what=what)
+        tally.add(raw)
+        return raw
+
+    async def manifest(self) -> Manifest:
+        """Read the manifest."""
+        tally = StreamSum()
+        content = bytearray()
+        async with aclosing(self.opened(MANIFEST_STREAM, tally, what="the manifest")) as chunks:
+            async for _, raw in chunks:
+                content += raw
+                if len(content) > MAX_MANIFEST_BYTES:
+                    raise CorruptArchive("the manifest is larger than a manifest may be", hint=DAMAGED)
+        self._manifest = StoredStream(
+            id=MANIFEST_STREAM,
+            source="",
+            kind="manifest",
+            labels={},
+            chunks=tally.chunks,
+            bytes=tally.bytes,
+            sha256=tally.sha256(),
+            details={},
+        )
+        return Manifest.from_bytes(bytes(content))
+
+    async def check(self, streams: Mapping[int, StoredStream], *, progress: Progress) -> None:
+        """Check the whole file; see `FileCheck.run`."""
+        assert self._manifest is not None
+        expected = Expected(
+            entries=self.entries,
+            parts=self._parts,
+            streams={**streams, MANIFEST_STREAM: self._manifest},
+            rest=self._rest,
+        )
+        await FileCheck(self._archive, expected, self._chunks, self._opener, progress=progress).run()
+
+
+async def _unlock(front: Front, slots: KeySlots, identities: Sequence[Identity]) -> ArchiveKeys:
+    """Return the keys that belong to exactly this header."""
+    assert front.header.commit is not None
+    archive_id = bytes.fromhex(front.header.archive_id)
+    data_key = await unwrap_any(slots.slots, identities, archive_id)
+    keys = ArchiveKeys(data_key, archive_id=archive_id, header=front.content)
+    check_commit(keys, bytes.fromhex(front.header.commit))
+    return keys
+
+
+def _check_name(info: ObjectInfo, header: Header) -> None:
+    """An archive tells its name, so that an old one cannot be passed off as a newer one."""
+    if header.name != info.key:
+        raise ArchiveError(
+            f"the archive {info.key} was written as {header.name}",
+            hint=f"If you renamed it on purpose, name it {header.name} again.",
+        )
+
+
+def _stored_streams(manifest: Manifest) -> dict[int, StoredStream]:
+    return {
+        stream.id: StoredStream(
+            id=stream.id,
+            source=stream.source,
+            kind=stream.kind,
+            labels=stream.labels,
+            chunks=stream.chunks,
+            bytes=stream.bytes,
+            sha256=stream.sha256,
+            details=stream.details,
+        )
+        for stream in sorted(manifest.streams, key=lambda stream: stream.id)
+    }
