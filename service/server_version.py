@@ -32,7 +32,7 @@ def _checked(text: str, origin: str) -> str:
     version = next((line.strip() for line in text.splitlines() if line.strip()), "")
     if not version or len(version) > MAX_VERSION_LENGTH or not version.isprintable():
         raise ConfigError(
-            f"{origin} does not tell the server's version: its first line is {'empty' if not version else 'no version'}",
+            f"{origin} does not tell the server's version: its first line is no version",
             hint="Correct server.version, server.version_file or server.version_command in the configuration.",
         )
     return version
