@@ -75,7 +75,7 @@ class LocalBackend(StorageBackend):
 
     async def get(
         self, key: str, *, offset: int = 0, length: int | None = None, etag: str | None = None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Yield a range. The file is opened once: what is read is one object, whatever happens to its name."""
         check_key(key)
         if offset < 0 or (length is not None and length < 0):

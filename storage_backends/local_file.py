@@ -40,7 +40,7 @@ _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
 _NO_RENAME_FLAGS = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _IOV_MAX = 1024
-_WINDOW = 8 << 20
+WINDOW_BYTES = 8 << 20
 _RENAME_NOREPLACE = 1
 _SYNC_START = 2
 _SYNC_AND_WAIT = 1 | 2 | 4
@@ -75,13 +75,14 @@ class UnfinishedFile:
         self._directory = directory
         self._key = key
         self._overwrite = overwrite
-        self._unnamed = unnamed and Path("/proc/self/fd").is_dir()
+        self._unnamed = unnamed
         self._temporary = ""  # the hidden name, while there is one
         self._published = False
         self._directory_fd = -1
         self._fd = -1
         self._size = 0
         self._window = 0  # start of the bytes whose write-back was not started yet
+        self._waited = 0  # end of the bytes whose write-back was waited for
         self._write_behind = hasattr(_libc, "sync_file_range")
 
     def create(self) -> None:
@@ -91,13 +92,13 @@ class UnfinishedFile:
             if not self._overwrite and _exists(self._key, self._directory_fd):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._key)
             flags = os.O_WRONLY | os.O_CLOEXEC
-            if self._unnamed:
+            if self._unnamed and Path("/proc/self/fd").is_dir():  # what `_link` needs
                 try:
                     self._fd = os.open(".", flags | os.O_TMPFILE, FILE_MODE, dir_fd=self._directory_fd)
                 except OSError as exc:
                     if exc.errno not in _NO_TMPFILE:
                         raise
-                    self._unnamed = False
+            self._unnamed = self._fd >= 0
             if not self._unnamed:
                 name = _temporary_name()
                 self._fd = os.open(
@@ -154,13 +155,14 @@ class UnfinishedFile:
         Without this a big archive fills the page cache and all of it is written during the last fsync.
         sync_file_range reports a write error once and for all, so its error is as final as that of fsync.
         """
-        if not self._write_behind or self._size - self._window < _WINDOW:
+        if not self._write_behind or self._size - self._window < WINDOW_BYTES:
             return
         self._sync_range(self._window, self._size - self._window, _SYNC_START)
-        if self._write_behind and self._window:
-            self._sync_range(0, self._window, _SYNC_AND_WAIT)
-            os.posix_fadvise(self._fd, 0, self._window, os.POSIX_FADV_DONTNEED)
-        self._window = self._size
+        before, length = self._waited, self._window - self._waited
+        if self._write_behind and length:
+            self._sync_range(before, length, _SYNC_AND_WAIT)
+            os.posix_fadvise(self._fd, before, length, os.POSIX_FADV_DONTNEED)
+        self._waited, self._window = self._window, self._size
 
     def _sync_range(self, offset: int, length: int, flags: int) -> None:
         if _libc.sync_file_range(self._fd, ctypes.c_int64(offset), ctypes.c_int64(length), flags) == 0:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from demo.postgresql_server import PostgresqlServer
+from tests.scoreboard import pytest_terminal_summary  # noqa: F401  a hook of pytest's
 
 if TYPE_CHECKING:
     from demo.software_tpm import SoftwareTpm
