@@ -23,7 +23,7 @@ MAX_RAW: Final = 64 * 1024 * 1024
 
 _MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _CHECKSUM_FLAG: Final = 0x04
-_RESERVED_FLAG: Final = 0x08
+_FORBIDDEN_FLAGS: Final = 0x1B  # a dictionary, and bits that RFC 8878 reserves
 _MAX_WINDOW_LOG: Final = 26  # 64 MiB, the most that a chunk could make use of
 
 _local = threading.local()  # a compressor keeps its tables between frames: one for each thread and level
@@ -83,11 +83,11 @@ def _declared_size(frame: bytes | bytearray | memoryview, max_raw: int) -> int:
     if bytes(frame[:4]) != _MAGIC or len(frame) < 6:
         raise CorruptArchive("a chunk is not a zstd frame")
     flags = frame[4]
-    if not flags & _CHECKSUM_FLAG or flags & _RESERVED_FLAG:
+    if not flags & _CHECKSUM_FLAG:
         raise CorruptArchive("a chunk's zstd frame carries no checksum")
+    if flags & _FORBIDDEN_FLAGS:
+        raise CorruptArchive("a chunk's zstd frame needs a dictionary, or something that no zstd knows today")
     info = zstd.get_frame_info(frame)
-    if info.dictionary_id:
-        raise CorruptArchive("a chunk's zstd frame needs a dictionary")
     if info.decompressed_size is None:
         raise CorruptArchive("a chunk's zstd frame does not tell its size")
     if info.decompressed_size > min(max_raw, MAX_RAW):

@@ -50,7 +50,7 @@ def _read_time(value: Any) -> Any:
         return value
     if not _TIME.fullmatch(value):
         raise ValueError("a time is written YYYY-MM-DDTHH:MM:SSZ")
-    return datetime.fromisoformat(value)
+    return datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
 
 
 def _utc_seconds(value: datetime) -> datetime:
