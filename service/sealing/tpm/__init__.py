@@ -1,0 +1,16 @@
+"""Sealing to this machine's TPM: an archive's data key opens only on the TPM that sealed it.
+
+    TpmGate                     the way to the TPM: one operation at a time, bounded in time
+    TpmPin, read_pin, load_pin, save_pin    which TPM is trusted, since when it was first seen
+    TpmRecipient, TpmIdentity   the two ends of service.sealing.slots
+    describe                    what an operator wants to know about the TPM
+
+Everything that loads libtss2 is imported when a TPM is first used. docs/SECURITY_MODEL.md says what this protects.
+"""
+
+from service.sealing.tpm.doctor import describe
+from service.sealing.tpm.gate import TpmGate
+from service.sealing.tpm.keys import TpmIdentity, TpmRecipient
+from service.sealing.tpm.pin import TpmPin, load_pin, read_pin, save_pin
+
+__all__ = ["TpmGate", "TpmIdentity", "TpmPin", "TpmRecipient", "describe", "load_pin", "read_pin", "save_pin"]

@@ -1,0 +1,172 @@
+"""What a TPM response code means: the one table from codes to errors (TPM 2.0 Library, Part 2, 6.6). Pure.
+
+TpmUnavailable
+ |- TpmTimeout          it did not answer in time; this process cannot use it any more
+ |- TpmBusy             all its object or session slots are taken, or it keeps asking to be called again
+ |- TpmFailed           it is in failure mode
+ |- TpmDisabled         its storage hierarchy is switched off
+ |- TpmOwnerPassword    its owner password is needed and was not given, or is wrong
+ `- TpmLockout          too many wrong passwords: it wants to be left alone for a while
+"""
+
+from __future__ import annotations
+
+from service.errors import SealError, TpmUnavailable
+
+# Format zero: the whole number is the code.
+FAILURE = 0x101
+PCR_CHANGED = 0x128
+AUTH_UNAVAILABLE = 0x12F
+OBJECT_MEMORY = 0x902
+SESSION_MEMORY = 0x903
+YIELDED = 0x908
+TESTING = 0x90A
+NV_RATE = 0x920
+LOCKOUT = 0x921
+RETRY = 0x922
+NV_UNAVAILABLE = 0x923
+# Format one: without the bits that say which handle, parameter or session is meant.
+HIERARCHY = 0x085
+HANDLE = 0x08B
+AUTH_FAIL = 0x08E
+POLICY_FAIL = 0x09D
+INTEGRITY = 0x09F
+BAD_AUTH = 0x0A2
+
+NO_ROOM = frozenset({0x901, OBJECT_MEMORY, SESSION_MEMORY, 0x904, 0x905, 0x906})
+AGAIN = frozenset({RETRY, YIELDED, TESTING, NV_RATE, NV_UNAVAILABLE}) | NO_ROOM
+
+_TPM_LAYERS = frozenset({0, 0xC})  # the TPM itself, and its codes passed on by a resource manager
+_ESAPI_LAYER, _TCTI_LAYER = 0x7, 0xA
+_BAD_RESPONSES = frozenset({0x11, 0x12, 0x16, 0x18, 0x1A, 0x1B})  # malformed, or with a wrong session HMAC
+
+
+class TpmTimeout(TpmUnavailable):
+    """The TPM did not answer in time. A thread of this process hangs in it, so only a restart helps."""
+
+    code = "TPM_TIMEOUT"
+    transient = False
+
+
+class TpmBusy(TpmUnavailable):
+    """The TPM has no free slot, or kept answering 'try again'."""
+
+    code = "TPM_BUSY"
+
+
+class TpmFailed(TpmUnavailable):
+    """The TPM is in failure mode."""
+
+    code = "TPM_FAILED"
+    transient = False
+
+
+class TpmDisabled(TpmUnavailable):
+    """The TPM's storage hierarchy is switched off in the firmware's settings."""
+
+    code = "TPM_DISABLED"
+    transient = False
+
+
+class TpmOwnerPassword(TpmUnavailable):
+    """The key that seals has to be derived, which needs the TPM's owner password."""
+
+    code = "TPM_OWNER_PASSWORD"
+    transient = False
+
+
+class TpmLockout(TpmUnavailable):
+    """The TPM counts wrong passwords and refuses for a while."""
+
+    code = "TPM_LOCKOUT"
+
+
+def tpm_code(rc: int) -> int:
+    """Return the TPM's own code without handle, parameter or session number; 0 if it comes from another layer."""
+    if rc >> 16 not in _TPM_LAYERS:
+        return 0
+    rc &= 0xFFF
+    return rc & 0x0BF if rc & 0x080 else rc
+
+
+def is_connection(rc: int) -> bool:
+    """Tell whether the way to the TPM failed rather than the TPM."""
+    return rc >> 16 == _TCTI_LAYER
+
+
+def is_refusal(rc: int) -> bool:
+    """Tell whether the TPM understood and said no for good: neither a fault on the way nor a wish to be asked later."""
+    return rc >> 16 in _TPM_LAYERS and tpm_code(rc) not in AGAIN | {FAILURE}
+
+
+def blames_input(rc: int) -> bool:
+    """Tell whether the TPM finds fault with a parameter or with its authorisation, not with a handle or itself."""
+    return rc >> 16 in _TPM_LAYERS and bool(rc & 0x080) and bool(rc & 0x840)
+
+
+def explain(rc: int, text: str, *, tcti: str) -> SealError:
+    """Return the error for a response code that no caller expected. `text` is the library's own wording."""
+    code = tpm_code(rc)
+    seen = f"code 0x{rc:x}, {text}"
+    if code in _EXPLAINED:
+        kind, message, hint = _EXPLAINED[code]
+        return kind(f"{message} ({seen})", hint=hint)
+    if code in NO_ROOM:
+        return TpmBusy(
+            f"all object or session slots of the TPM are taken by others ({seen})",
+            hint="Use tcti: device:/dev/tpmrm0 (the kernel then manages the slots), or restart what holds the TPM.",
+        )
+    if code in AGAIN:
+        return TpmBusy(
+            f"the TPM kept answering that it is busy ({seen})", hint="Try again later. Look at `doctor` if it stays so."
+        )
+    if is_connection(rc):
+        return TpmUnavailable(
+            f"the TPM at {tcti} does not answer ({seen})",
+            hint="Check that the TPM is switched on in the firmware's settings, and run `doctor`.",
+        )
+    if rc >> 16 == _ESAPI_LAYER and rc & 0xFFFF in _BAD_RESPONSES:
+        return TpmUnavailable(
+            f"the TPM's answer is malformed or fails its authentication ({seen})",
+            hint="The TPM or the bus to it is faulty, or someone alters what it says. Have the hardware examined.",
+        )
+    return SealError(f"the TPM refused an operation ({seen})", hint="Run `doctor`, and report this code.")
+
+
+_PASSWORD = (
+    TpmOwnerPassword,
+    "the TPM's owner password is set, and none or a wrong one was given",
+    "Name a file with the password in sealing.owner_auth_file, or make a persistent storage root key once "
+    "(tpm2_createprimary -C o, tpm2_evictcontrol -C o ... 0x81000001), which needs no password afterwards.",
+)
+_POLICY = (
+    SealError,
+    "the TPM's policy for this key is not satisfied: the platform's state differs",
+    "Use a recovery key.",
+)
+_EXPLAINED: dict[int, tuple[type[SealError], str, str]] = {
+    BAD_AUTH: _PASSWORD,
+    AUTH_FAIL: _PASSWORD,
+    POLICY_FAIL: _POLICY,
+    PCR_CHANGED: _POLICY,
+    LOCKOUT: (
+        TpmLockout,
+        "the TPM is in lockout after too many wrong passwords",
+        "Wait for the interval that `doctor` shows, without any further attempt.",
+    ),
+    FAILURE: (
+        TpmFailed,
+        "the TPM is in failure mode",
+        "Switch the machine off and on again. If it stays, the chip is broken.",
+    ),
+    HIERARCHY: (
+        TpmDisabled,
+        "the TPM's storage hierarchy is switched off",
+        "Switch on the TPM's storage (owner) hierarchy in the firmware's settings.",
+    ),
+    AUTH_UNAVAILABLE: (
+        SealError,
+        "the TPM wants another kind of session for this key",
+        "This is a mistake of the service: report it.",
+    ),
+}
