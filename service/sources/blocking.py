@@ -1,0 +1,57 @@
+"""Blocking work for async callers, in threads that are idle again before control returns, also when cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def run_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a function in a thread; when cancelled, wait for its end first: it is at work on the disk."""
+    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait({work})
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    if cancelled is not None:
+        work.exception()
+        raise cancelled
+    return work.result()
+
+
+async def read_in_thread(pieces: Generator[bytes, None, None]) -> AsyncGenerator[bytes, None]:
+    """Yield what the generator yields, run in a thread while the last piece is still being worked on.
+
+    However this ends, the generator is closed in that thread and the thread is idle before control returns: nothing
+    goes on using the generator's files. Close with `contextlib.aclosing`.
+    """
+    loop = asyncio.get_running_loop()
+    worker = ThreadPoolExecutor(1, thread_name_prefix="reading")
+    ahead = loop.run_in_executor(worker, next, pieces, None)
+    try:
+        while (piece := await asyncio.shield(ahead)) is not None:
+            ahead = loop.run_in_executor(worker, next, pieces, None)
+            yield piece
+    finally:
+        # The single thread does this after the piece it may still be at.
+        closing = loop.run_in_executor(worker, pieces.close)
+        cancelled: asyncio.CancelledError | None = None
+        while not closing.done():
+            try:
+                await asyncio.wait({closing})
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+        worker.shutdown()
+        with suppress(asyncio.CancelledError):
+            ahead.exception()
+        closing.result()
+        if cancelled is not None:
+            raise cancelled
