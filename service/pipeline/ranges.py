@@ -64,12 +64,14 @@ class PinnedObject:
         async with closing(self.get(offset, length)) as pieces:
             return bytes(await Feed(pieces).take(length))
 
-    async def records(self, entries: Sequence[Entry]) -> AsyncGenerator[tuple[Entry, memoryview], None]:
+    async def records(
+        self, entries: Sequence[Entry], *, at_once: int = REQUEST_BYTES
+    ) -> AsyncGenerator[tuple[Entry, memoryview], None]:
         """Yield each entry with its bytes (local header and content, unchecked), in the order given.
 
-        Entries that follow one another in the file come with one request of up to REQUEST_BYTES (or one entry).
+        Entries that follow one another in the file come with one request of up to `at_once` bytes (or one entry).
         """
-        for run in _runs(entries):
+        for run in _runs(entries, at_once):
             start = run[0].offset
             async with closing(self.get(start, run[-1].end - start)) as pieces:
                 feed = Feed(pieces)
@@ -77,10 +79,10 @@ class PinnedObject:
                     yield entry, await feed.take(entry.end - entry.offset)
 
 
-def _runs(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+def _runs(entries: Sequence[Entry], at_once: int) -> Iterator[list[Entry]]:
     run: list[Entry] = []
     for entry in entries:
-        if run and (run[-1].end != entry.offset or entry.end - run[0].offset > REQUEST_BYTES):
+        if run and (run[-1].end != entry.offset or entry.end - run[0].offset > at_once):
             yield run
             run = []
         run.append(entry)

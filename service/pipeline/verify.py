@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -17,8 +18,8 @@ from service.archive.names import MANIFEST_STREAM
 from service.archive.zip64 import Entry, check_entry
 from service.errors import CorruptArchive
 from service.pipeline.chunks import DAMAGED, ChunkMap, ChunkOpener, Place, StreamSum
-from service.pipeline.ranges import Feed, PinnedObject
-from service.pipeline.threads import Threads, closing, finished, settled
+from service.pipeline.ranges import PinnedObject, ahead
+from service.pipeline.threads import Threads, finished, settled
 from service.progress import Progress
 from service.sources.base import StoredStream
 
@@ -39,7 +40,7 @@ class Expected:
 
 
 class FileCheck:
-    """One pass over one archive. Memory: (cores + 4) chunks, sealed and raw, and one piece of the target."""
+    """One pass over one archive. Memory: (cores + 4) chunks, sealed and raw."""
 
     def __init__(
         self, archive: PinnedObject, expected: Expected, chunks: ChunkMap, opener: ChunkOpener, *, progress: Progress
@@ -53,14 +54,12 @@ class FileCheck:
 
     async def run(self) -> None:
         """Check the file. Raises CorruptArchive, IncompleteArchive, NotAuthentic, StorageError."""
-        size = self._archive.info.size
+        size, entries = self._archive.info.size, self._expected.entries
         waiting: deque[tuple[Place, asyncio.Future[bytes]]] = deque()
         # One thread more than cores: hashing, which is done in order, never queues behind the chunks to come.
-        async with Threads(more=1) as threads, closing(self._archive.get(0, size)) as pieces:
-            feed = Feed(pieces)
+        async with Threads(more=1) as threads, aclosing(ahead(self._archive.records(entries, at_once=size))) as records:
             try:
-                for entry in self._expected.entries:
-                    record = await feed.take(entry.end - entry.offset)
+                async for entry, record in records:
                     self._progress.stored = entry.end
                     place = self._chunks.place(entry)
                     if place is None:
@@ -73,19 +72,16 @@ class FileCheck:
                     waiting.append((place, threads.start(work)))
                 while waiting:
                     await self._count(threads, *waiting.popleft())
-                await self._compare_rest(feed)
             finally:
                 await settled(*(job for _, job in waiting))
+        rest = await self._archive.read(entries[-1].end, size - entries[-1].end)
+        if hashlib.sha256(rest).digest() != self._expected.rest:
+            raise CorruptArchive("the directory is not what it was when the archive was opened", hint=DAMAGED)
+        self._progress.stored = size
 
     def _compare_part(self, entry: Entry, record: memoryview) -> None:
         if bytes(check_entry(record, entry)) != self._expected.parts.get(entry.name):
             raise CorruptArchive(f"{entry.name} is not what it was when the archive was opened", hint=DAMAGED)
-
-    async def _compare_rest(self, feed: Feed) -> None:
-        rest = await feed.take(self._archive.info.size - self._expected.entries[-1].end)
-        if hashlib.sha256(rest).digest() != self._expected.rest:
-            raise CorruptArchive("the directory is not what it was when the archive was opened", hint=DAMAGED)
-        self._progress.stored = self._archive.info.size
 
     async def _count(self, threads: Threads, place: Place, job: asyncio.Future[bytes]) -> None:
         """Take the next chunk in the order of the file into its stream's sum, and compare after the last one."""
