@@ -24,7 +24,7 @@ MAX_RAW: Final = 64 * 1024 * 1024
 _MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _CHECKSUM_FLAG: Final = 0x04
 _FORBIDDEN_FLAGS: Final = 0x1B  # a dictionary, and bits that RFC 8878 reserves
-_MAX_WINDOW_LOG: Final = 26  # 64 MiB, the most that a chunk could make use of
+_SINGLE_SEGMENT_FLAG: Final = 0x20
 
 _local = threading.local()  # a compressor keeps its tables between frames: one for each thread and level
 
@@ -68,8 +68,7 @@ def decompress(frame: bytes | bytearray | memoryview, *, max_raw: int) -> bytes:
     """
     try:
         size = _declared_size(frame, max_raw)
-        options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG}
-        decompressor = zstd.ZstdDecompressor(options=options)
+        decompressor = zstd.ZstdDecompressor()
         # One byte more than declared, so that a frame which holds more than it says is seen.
         raw = decompressor.decompress(frame, size + 1)
     except zstd.ZstdError as exc:
@@ -87,6 +86,9 @@ def _declared_size(frame: bytes | bytearray | memoryview, max_raw: int) -> int:
         raise CorruptArchive("a chunk's zstd frame carries no checksum")
     if flags & _FORBIDDEN_FLAGS:
         raise CorruptArchive("a chunk's zstd frame needs a dictionary, or something that no zstd knows today")
+    # zstd's own limit for the window does not hold when a frame is decompressed in one call.
+    if not flags & _SINGLE_SEGMENT_FLAG and (8 + (frame[5] & 7)) << (frame[5] >> 3) + 7 > MAX_RAW:
+        raise CorruptArchive("a chunk's zstd frame wants too much memory")
     info = zstd.get_frame_info(frame)
     if info.decompressed_size is None:
         raise CorruptArchive("a chunk's zstd frame does not tell its size")
