@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -55,3 +56,18 @@ async def read_in_thread(pieces: Generator[bytes, None, None]) -> AsyncGenerator
         closing.result()
         if cancelled is not None:
             raise cancelled
+
+
+async def run_until_stopped(function: Callable[[threading.Event], T]) -> T:
+    """Run a long function in a thread; when cancelled, set its event and wait until it has noticed."""
+    stop = threading.Event()
+    work = asyncio.ensure_future(asyncio.to_thread(function, stop))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        stop.set()
+        while not work.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({work})
+        work.exception()
+        raise

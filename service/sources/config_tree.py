@@ -20,7 +20,7 @@ from typing import Any
 from service.config import TreeSettings
 from service.errors import CorruptArchive, Obstacle, SourceError, StageFailed, SwapFailed
 from service.progress import Progress
-from service.sources import exchange
+from service.sources import exchange, work_area
 from service.sources.attributes import group_here, group_name, user_here, user_name
 from service.sources.base import (
     Json,
@@ -226,12 +226,12 @@ class TreeRestorer(Restorer):
 
     async def undo(self, record: Record) -> None:
         """Bring the old tree back."""
-        await run_in_thread(exchange.undo, _plan(record), [area.path for area in _areas(record)])
+        await run_in_thread(work_area.undo, _plan(record), [area.path for area in _areas(record)])
 
     async def commit(self, record: Record) -> None:
         """Let the old tree go."""
         plan = _plan(record) if record.get("swapped") else None
-        await run_in_thread(exchange.commit, plan, [area.path for area in _areas(record)])
+        await run_in_thread(work_area.commit, plan, [area.path for area in _areas(record)])
 
     @property
     def _root(self) -> Path:
@@ -257,7 +257,7 @@ def _begin(areas: Sequence[Area], stack: ExitStack, say: Callable[[str], None]) 
     places = {}
     try:
         for area in areas:
-            exchange.make_area(area.path)
+            work_area.make_area(area.path)
             places[area.at] = Place(stack.enter_context(opened(area.path)), area.name)
     except OSError as exc:
         raise StageFailed(

@@ -11,9 +11,6 @@ the inode that was live and the inode that was prepared:
     the work area still has the prepared inode (or nothing, if nothing was prepared)    not exchanged
     the live name has the inode that was live (or nothing, if there was nothing)        taken back
     otherwise                                                                           exchanged
-
-The end is marked by renaming the work area: `.undone` (everything is back) or `.removed` (the old state is let go),
-before its content is deleted; whoever comes after a crash in between only goes on deleting.
 """
 
 # Work by descriptor speaks os, not pathlib.
@@ -26,27 +23,23 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from service.errors import SwapFailed
-from service.sources.attributes import Attributes, apply_attributes, strip_acls
+from service.sources.attributes import Attributes, apply_attributes
 from service.sources.directories import (
     OWN_PREFIX,
     decode_path,
     encode_path,
-    mounts_below,
     opened,
     opened_whole,
-    remove_tree,
     status_at,
     sync_directory,
 )
-
-UNDONE, REMOVED = ".undone", ".removed"
 
 _NOREPLACE, _EXCHANGE = 1, 2
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -136,44 +129,6 @@ class Plan:
         )
 
 
-# --- the work area ---------------------------------------------------------------------------------------------------
-
-
-def make_area(path: Path) -> None:
-    """Make a work area; FileExistsError when the name is taken."""
-    path.mkdir(mode=0o700)
-    with opened(path) as fd:
-        strip_acls(fd)
-        os.fchmod(fd, 0o700)
-    with opened(path.parent) as fd:
-        sync_directory(fd)
-
-
-def mark_area(path: Path, mark: str) -> None:
-    """Say durably what is to happen with the work area; nothing when it is marked so already."""
-    marked = Path(f"{path}{mark}")
-    if os.path.lexists(marked) or not os.path.lexists(path):
-        return
-    path.rename(marked)
-    with opened(path.parent) as fd:
-        sync_directory(fd)
-
-
-def remove_area(path: Path) -> None:
-    """Remove a work area and everything in it. Refuses to touch what is mounted inside it (OSError EBUSY)."""
-    if not os.path.lexists(path):
-        return
-    inside = mounts_below(path)
-    if inside:
-        raise OSError(errno.EBUSY, "a file system is mounted inside", str(path))
-    with opened(path.parent) as fd:
-        remove_tree(path.name, dir_fd=fd)
-        sync_directory(fd)
-
-
-# --- the exchange ----------------------------------------------------------------------------------------------------
-
-
 def identity(name: str, dir_fd: int) -> str | None:
     """What is under a name: inode number and kind; None for nothing.
 
@@ -181,6 +136,15 @@ def identity(name: str, dir_fd: int) -> str | None:
     """
     status = status_at(name, dir_fd)
     return None if status is None else f"{status.st_ino}:{stat.S_IFMT(status.st_mode):o}"
+
+
+def identity_in(directory: str, name: str) -> str | None:
+    """The same by the directory's path; None also when there is no such directory."""
+    try:
+        with opened(directory) as fd:
+            return identity(name, fd)
+    except FileNotFoundError:
+        return None
 
 
 def carry_out(plan: Plan) -> None:
@@ -206,7 +170,7 @@ def take_back(plan: Plan) -> None:
         with _both(group) as (live, staged):
             for unit in reversed(group.units):
                 _settle(unit.name, live, staged)
-                if _is_exchanged(unit, live, staged):
+                if is_exchanged(unit, live, staged):
                     if identity(unit.name, staged) is None and unit.live is not None:
                         raise SwapFailed(f"The old state of {group.live}/{encode_path(unit.name)} cannot be found.")
                     swap_names(unit.name, live, staged)
@@ -307,7 +271,8 @@ def _settle(name: str, live: int, staged: int) -> None:
     move(aside, staged, name, staged)
 
 
-def _is_exchanged(unit: Unit, live: int, staged: int) -> bool:
+def is_exchanged(unit: Unit, live: int, staged: int) -> bool:
+    """Look whether a unit is exchanged now."""
     return identity(unit.name, staged) != unit.staged and identity(unit.name, live) != unit.live
 
 
@@ -349,73 +314,3 @@ def _remove_parent(path: str) -> None:
         # Something of somebody else's lies in it by now: it stays.
         if exc.errno not in {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST}:
             raise
-
-
-# --- the end of it ---------------------------------------------------------------------------------------------------
-
-
-def undo(plan: Plan | None, areas: Sequence[Path], *, before: Callable[[], None] = lambda: None) -> None:
-    """Bring back the old state and remove the work areas. Idempotent. `before` runs while everything is in reach.
-
-    Raises SwapFailed when the old state was let go already, or could not be brought back (then try again).
-    """
-    if any(os.path.lexists(f"{area}{REMOVED}") for area in areas) or _is_committed(plan, areas):
-        raise SwapFailed(
-            "The restore was committed: the old state is gone.", hint="Restore an older archive to go back."
-        )
-    try:
-        # The first mark says that all units are back: marks are made only after the last of them.
-        there = [os.path.lexists(area) for area in areas]
-        if plan is not None and any(there) and not any(os.path.lexists(f"{area}{UNDONE}") for area in areas):
-            if not all(there):
-                raise SwapFailed(
-                    f"The work area {areas[there.index(False)]} with a part of the old state is not there.",
-                    hint="Mount the file system that it lies on, then roll back again.",
-                )
-            before()
-            take_back(plan)
-        for area in areas:
-            mark_area(area, UNDONE)
-        for area in areas:
-            remove_area(Path(f"{area}{UNDONE}"))
-    except OSError as exc:
-        raise SwapFailed(
-            f"The state before the restore could not be brought back completely: {exc.strerror or exc} "
-            f"({exc.filename or 'no name'}).",
-            hint="Nothing is lost: remove the cause and roll back again.",
-        ) from exc
-
-
-def commit(plan: Plan | None, areas: Sequence[Path]) -> None:
-    """Let the old state go: remove the work areas. Idempotent. Raises SwapFailed when the swap is not complete."""
-    try:
-        started = any(os.path.lexists(f"{area}{REMOVED}") for area in areas)
-        if not started and not any(os.path.lexists(area) for area in areas):
-            return
-        if not started and (plan is None or not is_complete(plan)):
-            raise SwapFailed("The restore is not complete, so the old state is kept.", hint="Roll it back instead.")
-        for area in areas:
-            mark_area(area, REMOVED)
-        for area in areas:
-            remove_area(Path(f"{area}{REMOVED}"))
-    except OSError as exc:
-        raise SwapFailed(
-            f"The old state could not be removed completely: {exc.strerror or exc} ({exc.filename or 'no name'}).",
-            hint="The restored state is in place. Remove the cause and commit again.",
-        ) from exc
-
-
-def _is_committed(plan: Plan | None, areas: Sequence[Path]) -> bool:
-    """Whether the work areas are gone while what was prepared in them is live."""
-    if plan is None or any(os.path.lexists(f"{area}{mark}") for area in areas for mark in ("", UNDONE)):
-        return False
-    for group in plan.groups:
-        for unit in group.units:
-            status = None
-            try:
-                status = os.lstat(os.path.join(group.live, unit.name))
-            except OSError:
-                continue
-            if unit.staged == f"{status.st_ino}:{stat.S_IFMT(status.st_mode):o}":
-                return True
-    return False

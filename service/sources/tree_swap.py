@@ -30,7 +30,7 @@ from service.sources.directories import (
     opened,
     opened_whole,
 )
-from service.sources.exchange import Group, Passed, Plan, Unit, identity, missing_parents
+from service.sources.exchange import Group, Passed, Plan, Unit, identity, identity_in, missing_parents
 from service.sources.selection import Selection, scan
 
 
@@ -167,7 +167,7 @@ class Planner:
         if "" not in self._found.through and not self._inside:
             area = self._areas[""]
             live, name = os.path.split(self._root)
-            unit = Unit(name, _identity_in(live, name), _identity_in(str(area.path), name))
+            unit = Unit(name, identity_in(live, name), identity_in(str(area.path), name))
             plan.groups.append(Group(live, str(area.path), [unit]))
             return plan
         pending = [""]
@@ -202,11 +202,3 @@ class Planner:
         at = max((at for at in self._areas if not at or path == at or path.startswith(at + "/")), key=len)
         area = self._areas[at]
         return join(f"{area.path}/{area.name}", path[len(at) :].lstrip("/"))
-
-
-def _identity_in(directory: str, name: str) -> str | None:
-    try:
-        with opened(directory) as fd:
-            return identity(name, fd)
-    except FileNotFoundError:
-        return None
