@@ -135,19 +135,19 @@ class _Packing:
         try:
             async with aclosing(self._file()) as file, asyncio.TaskGroup() as group:
                 group.create_task(noting(self._produce))
-                info = await noting(lambda: target.put(self._header.name, file))
-                self._check_published(target, info)
-                return info
+                return await noting(lambda: self._put(target, file))
         except BaseExceptionGroup as errors:
             failure = _first_cause(first[0] if first else errors)
         raise failure  # outside of the handler, so that its own cause and context stay as they are
 
-    def _check_published(self, target: StorageBackend, info: ObjectInfo) -> None:
+    async def _put(self, target: StorageBackend, file: AsyncGenerator[bytes, None]) -> ObjectInfo:
+        info = await target.put(self._header.name, file)
         if not self._complete or info.size != self._layout.offset:
             raise TargetUnavailable(
                 f"{target.url} says that {info.key} has {info.size} bytes, but {self._layout.offset} were sent",
                 hint="Do not use this archive; check the target.",
             )
+        return info
 
     # What is produced
 
