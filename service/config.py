@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from service import strict_yaml
 from service.config_problems import describe
 from service.errors import ConfigError
+from service.passfile import password_from
 from service.secret import read_secret
 
 PATH_VARIABLE = "DEVICEON_BACKUP_CONFIG"
@@ -166,6 +167,8 @@ class PostgresqlSettings(Settings):
     """A file with the role's password; nothing else in it."""
     password_env: VariableName | None = None
     """An environment variable with the role's password, such as PGPASSWORD."""
+    passfile: AbsolutePath | None = None
+    """A libpq password file, such as /root/.pgpass, mode 0600."""
     maintenance_database: Word = "postgres"
     """Database to connect to for work on the server as a whole."""
     include: Annotated[list[Word], Field(min_length=1)] = ["*"]
@@ -181,12 +184,16 @@ class PostgresqlSettings(Settings):
 
     @model_validator(mode="after")
     def _one_password(self) -> Self:
-        if self.password_file is not None and self.password_env is not None:
-            raise ValueError("give password_file or password_env, not both")
+        if sum(place is not None for place in (self.password_file, self.password_env, self.passfile)) > 1:
+            raise ValueError("give only one of password_file, password_env and passfile")
         return self
 
     def password(self) -> str | None:
         """Read the password from where the settings say; None when they name no place. Raises ConfigError."""
+        if self.passfile is not None:
+            return password_from(
+                self.passfile, host=self.host, port=self.port, user=self.user, database=self.maintenance_database
+            )
         return read_secret(
             f"password of the PostgreSQL role {self.user}", file=self.password_file, env=self.password_env
         )
