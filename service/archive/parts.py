@@ -46,9 +46,9 @@ _ALTERED: Final = "The archive was damaged or altered. Use another archive."
 
 
 def _read_time(value: Any) -> Any:
-    if not isinstance(value, str):
+    if isinstance(value, datetime):
         return value
-    if not _TIME.fullmatch(value):
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
         raise ValueError("a time is written YYYY-MM-DDTHH:MM:SSZ")
     return datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
 

@@ -46,6 +46,8 @@ _ZIP64_END: Final = struct.Struct("<4sQ2H2I4Q")
 _ZIP64_LOCATOR: Final = struct.Struct("<4sIQI")
 _END: Final = struct.Struct("<4s4H2IH")
 
+_MAX_RECORD: Final = 128  # our names are shorter
+
 _ALTERED: Final = "The archive was damaged or altered. Use another archive."
 _NOT_OURS: Final = "Give an archive named Backup_YYYYMMDD_HHMMZ.zip that this service wrote."
 _CUT: Final = "It was cut off while it was written or copied. Use another archive, or copy it again."
@@ -149,9 +151,8 @@ def locate_directory(tail: bytes, *, file_size: int) -> DirectoryLocation:
         raise CorruptArchive("the archive's end record is not as this format writes it", hint=_ALTERED)
     if offset + size + len(expected) != file_size:
         raise CorruptArchive("the archive's directory is not where its end record says", hint=_ALTERED)
-    # 4.3.12: fixed part and the shortest and longest names of ours with an offset beyond 4 GiB
-    if not count * (_RECORD.size + len(names.HEADER)) <= size <= count * (_RECORD.size + 64):
-        raise CorruptArchive("the archive's directory cannot have the size its end record says", hint=_ALTERED)
+    if size > count * _MAX_RECORD:  # a bound for what a reader has to hold
+        raise UnsupportedArchive("this is a ZIP file, but not an archive of this service", hint=_NOT_OURS)
     return DirectoryLocation(offset=offset, size=size, entries=count)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from service.archive import chunk, names, zip64
 from service.archive.parts import Footer, Header, KeySlots, Manifest, check_footer, check_manifest
+from service.errors import CorruptArchive
 from service.sealing.suite import ArchiveKeys, check_commit, check_footer_mac
 
 DATA_KEY = bytes(range(0x20))
@@ -185,4 +186,8 @@ def read(data: bytes, data_key: bytes | None) -> Streams:
             streams.setdefault(stream, []).append(chunk.decompress(body, max_raw=header.max_raw))
     manifest = Manifest.from_bytes(b"".join(streams.pop(names.MANIFEST_STREAM)))
     check_manifest(manifest, footer=footer, entries=entries)
+    for described in manifest.streams:
+        raw = b"".join(streams[described.id])
+        if (len(raw), hashlib.sha256(raw).hexdigest()) != (described.bytes, described.sha256):
+            raise CorruptArchive("a stream is not what the manifest says")
     return streams
