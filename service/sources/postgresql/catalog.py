@@ -91,7 +91,8 @@ async def server_facts(connection: Connection) -> dict[str, Any]:
     row = await connection.fetchrow(
         """SELECT current_setting('server_version') AS server_version,
                   current_setting('server_version_num')::int AS server_version_num,
-                  current_setting('data_directory', true) AS data_directory,
+                  CASE WHEN pg_has_role('pg_read_all_settings', 'USAGE')
+                       THEN current_setting('data_directory') END AS data_directory,
                   current_user::text AS role, rolsuper AS superuser
            FROM pg_catalog.pg_roles WHERE rolname = current_user"""
     )

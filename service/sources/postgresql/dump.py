@@ -292,7 +292,7 @@ async def _copy_out(
                     columns=list(table.columns) or None,
                     **options,
                 )
-            async with contextlib.aclosing(_pull(copy)) as pieces:
+            async with contextlib.aclosing(_pull(copy, abort=connection.terminate)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, str):
                         details["rows"] = int(piece.split()[-1])
@@ -301,24 +301,34 @@ async def _copy_out(
             database.require_snapshot()
 
 
-async def _pull(copy: Callable[..., Any]) -> AsyncGenerator[bytes | str, None]:
-    """Turn the driver's push into a pull: yield the data, then the command's status, two pieces ahead at most."""
-    pieces: asyncio.Queue[bytes | str | None] = asyncio.Queue(maxsize=2)
+async def _pull(copy: Callable[..., Any], *, abort: Callable[[], None]) -> AsyncGenerator[bytes | str, None]:
+    """Turn the driver's push into a pull: yield the data, then the command's status, two pieces ahead at most.
+
+    `abort` ends the connection when the reader leaves early. Without it the driver would ask the server to cancel and
+    wait for its answer, for ever when the server is gone.
+    """
+    pieces: asyncio.Queue[bytes | str | None] = asyncio.Queue()
+    room = asyncio.Semaphore(2)
+
+    async def put(piece: bytes) -> None:
+        await room.acquire()
+        pieces.put_nowait(piece)
 
     async def push() -> None:
         try:
-            status = await copy(output=pieces.put)
-            await pieces.put(status)
+            pieces.put_nowait(await copy(output=put))
         finally:
-            await pieces.put(None)
+            pieces.put_nowait(None)  # never waits: nobody may be reading any more
 
     task = asyncio.create_task(push())
     try:
         while (piece := await pieces.get()) is not None:
             yield piece
+            room.release()
         await task
     finally:
         if not task.done():
+            abort()
             task.cancel()
             await asyncio.wait([task])
 

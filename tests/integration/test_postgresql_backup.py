@@ -1,0 +1,186 @@
+"""Backing up a real PostgreSQL: consistent, or a clear error and no archive."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from demo.postgresql_server import PostgresqlServer
+from service.errors import JobRefused, SourceError, SourceUnavailable
+from tests.recipes import Installation, eventually
+
+BIG_TABLE = """CREATE TABLE big AS
+    SELECT n AS id, md5(n::text) || md5((-n)::text) || md5((n * 7)::text) AS text
+    FROM generate_series(1, 600000) AS n"""
+
+
+@pytest.fixture
+def installation(own_postgresql: PostgresqlServer, workspace: Path) -> Installation:
+    return Installation(own_postgresql, workspace)
+
+
+def program(directory: Path, name: str, script: str) -> None:
+    directory.mkdir(exist_ok=True)
+    path = directory / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+async def failing_backup(installation: Installation, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        await installation.backup()
+    assert await installation.archives() == []
+    assert list(installation.target.iterdir()) == []
+
+
+async def test_a_wrong_password_is_told_and_leaves_no_archive(installation: Installation) -> None:
+    wrong = installation.root / "wrong"
+    wrong.write_text("not it\n")
+    installation.source = {"password_file": str(wrong)}
+    await failing_backup(installation, SourceUnavailable, "refuses the connection.*password authentication failed")
+
+
+async def test_a_server_that_is_down_is_told_and_leaves_no_archive(installation: Installation) -> None:
+    config = installation.server
+    config.stop()
+    await failing_backup(installation, SourceUnavailable, "cannot be reached")
+    config.start()
+    assert (await installation.backup()).streams > 0
+
+
+async def test_no_database_selected_is_an_error_and_not_an_empty_backup(installation: Installation) -> None:
+    installation.source = {"include": ["nothing-like-this-*"]}
+    await failing_backup(installation, SourceError, "no database of the server matches")
+
+
+async def test_postgresql_killed_while_rows_are_copied_leaves_no_archive(installation: Installation) -> None:
+    await installation.server.execute(BIG_TABLE)
+    progress = installation.progress()
+    running = asyncio.create_task(installation.backup(progress))
+    await eventually(lambda: progress.stage == "dump" and progress.raw > 1_000_000)
+    installation.server.kill()
+    with pytest.raises(SourceError):
+        await running
+    assert list(installation.target.iterdir()) == []
+
+
+async def test_losing_the_connection_that_holds_the_snapshot_fails_the_backup(installation: Installation) -> None:
+    await installation.server.execute(BIG_TABLE)
+    progress = installation.progress()
+    running = asyncio.create_task(installation.backup(progress))
+    await eventually(lambda: progress.stage == "dump" and progress.raw > 1_000_000)
+    killed = await installation.server.fetch(
+        """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+           WHERE application_name = 'deviceon-backup' AND state = 'idle in transaction' AND datname = 'postgres'"""
+    )
+    assert killed
+    with pytest.raises(SourceError):
+        await running
+    assert list(installation.target.iterdir()) == []
+
+
+async def test_a_table_cannot_be_dropped_or_truncated_during_a_backup(installation: Installation) -> None:
+    await installation.server.execute(BIG_TABLE)
+    await installation.server.execute("CREATE TABLE small AS SELECT 1 AS one")
+    progress = installation.progress()
+    running = asyncio.create_task(installation.backup(progress))
+    await eventually(lambda: progress.stage == "dump" and progress.raw > 1_000_000)
+    for statement in ("DROP TABLE small", "TRUNCATE big"):
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await installation.server.execute(f"SET lock_timeout = '50ms'; {statement}")
+    assert (await running).rows == 600_001
+
+
+async def test_rows_written_during_a_backup_are_not_in_it(installation: Installation) -> None:
+    await installation.server.execute(BIG_TABLE)
+    progress = installation.progress()
+    running = asyncio.create_task(installation.backup(progress))
+    await eventually(lambda: progress.stage == "dump" and progress.raw > 1_000_000)
+    await installation.server.execute("INSERT INTO big SELECT -n, 'late' FROM generate_series(1, 1000) AS n")
+    assert (await running).rows == 600_000
+
+
+async def test_pg_dump_failing_half_way_fails_the_backup(installation: Installation) -> None:
+    real = installation.server.programs
+    clients = installation.root / "clients"
+    wrapped = (
+        f'case "$*" in *--version*) exec {real}/pg_dump --version;; esac\n{real}/pg_dump "$@" | head -c 500\nexit 3'
+    )
+    program(clients, "pg_dump", wrapped)
+    program(clients, "pg_restore", f'exec {real}/pg_restore "$@"')
+    installation.source = {"client_dir": str(clients)}
+    await failing_backup(installation, SourceError, r"pg_dump failed \(exit code 3\)")
+
+
+async def test_a_client_of_another_major_version_is_refused(installation: Installation) -> None:
+    clients = installation.root / "clients"
+    program(clients, "pg_dump", "echo 'pg_dump (PostgreSQL) 11.9'")
+    program(clients, "pg_restore", "exit 1")
+    installation.source = {"client_dir": str(clients)}
+    await failing_backup(installation, SourceError, r"is version 11\.9")
+
+
+async def test_a_missing_client_names_the_package(installation: Installation) -> None:
+    installation.source = {"client_dir": str(installation.root)}
+    with pytest.raises(SourceError, match="were not found in") as raised:
+        await installation.backup()
+    assert "postgresql-client-" in raised.value.hint
+
+
+async def test_a_role_that_row_security_would_filter_is_refused_rather_than_given_some_rows(
+    installation: Installation,
+) -> None:
+    await installation.server.execute(
+        f"""CREATE ROLE limited LOGIN PASSWORD '{installation.server.password}' IN ROLE pg_read_all_data;
+            CREATE TABLE secrets AS SELECT 1 AS one; ALTER TABLE secrets ENABLE ROW LEVEL SECURITY;"""
+    )
+    installation.source = {"user": "limited"}
+    await failing_backup(installation, SourceError, "row-level security")
+
+
+async def test_two_backups_at_once_are_one_backup_and_one_refusal(installation: Installation) -> None:
+    await installation.server.execute(BIG_TABLE)
+    progress = installation.progress()
+    running = asyncio.create_task(installation.backup(progress))
+    await eventually(lambda: progress.stage == "dump")
+    with pytest.raises(JobRefused, match=r"a backup .* is running"):
+        await installation.backup()
+    result = await running
+    assert await installation.archives() == [result.name]
+
+
+async def test_a_second_backup_in_one_minute_waits_for_the_next(installation: Installation) -> None:
+    first = await installation.backup()
+    waiting = asyncio.create_task(installation.backup())
+    told = f"{first.name} exists already; waiting for the next minute"
+    await asyncio.wait([waiting], timeout=3)
+    if told in installation.said:
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    else:  # the minute had just turned
+        assert (await waiting).name != first.name
+    assert first.name in await installation.archives()
+
+
+async def test_a_cancelled_backup_leaves_no_archive_and_no_session(installation: Installation) -> None:
+    await installation.server.execute(BIG_TABLE)
+    progress = installation.progress()
+    running = asyncio.create_task(installation.backup(progress))
+    await eventually(lambda: progress.stage == "dump" and progress.raw > 1_000_000)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert list(installation.target.iterdir()) == []
+    for _ in range(200):
+        left = await installation.server.fetch(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'deviceon-backup'"
+        )
+        if not left:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"sessions are left: {left}")
