@@ -90,6 +90,14 @@ class PostgresqlServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._account = pwd.getpwnam(SUPERUSER) if os.geteuid() == 0 else None
 
+    @classmethod
+    def copy_of(cls, stopped: PostgresqlServer) -> PostgresqlServer:
+        """Return a new server, not yet started, with all that a stopped one holds: quicker than making it again."""
+        copy = cls(programs=stopped.programs, settings=stopped.settings)
+        command = ["cp", "-a", "--reflink=auto", str(stopped.data), str(stopped.password_file), str(copy.directory)]
+        subprocess.run(command, check=True)
+        return copy
+
     @property
     def data(self) -> Path:
         return self.directory / "data"

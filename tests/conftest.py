@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import shutil
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from demo import sample
 from demo.postgresql_server import PostgresqlServer
 from tests.scoreboard import pytest_terminal_summary  # noqa: F401  a hook of pytest's
 
@@ -68,6 +70,21 @@ def new_postgresql() -> Iterator[NewServer]:
 def own_postgresql(new_postgresql: NewServer) -> PostgresqlServer:
     """Give a server of the test's own."""
     return new_postgresql()
+
+
+@pytest.fixture(scope="session")
+def _sample_template() -> Iterator[PostgresqlServer]:
+    with PostgresqlServer(fsync=False) as server:
+        asyncio.run(sample.create(server, scale=0))
+        server.stop()
+        yield server
+
+
+@pytest.fixture
+def sample_server(_sample_template: PostgresqlServer) -> Iterator[PostgresqlServer]:
+    """Give a server of the test's own that holds the whole sample (`demo.sample`) at its smallest."""
+    with PostgresqlServer.copy_of(_sample_template) as server:
+        yield server
 
 
 @pytest.fixture

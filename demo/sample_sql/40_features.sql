@@ -111,13 +111,14 @@ CREATE TABLE edge.vehicle (id serial PRIMARY KEY, wheels int DEFAULT 4 CHECK (wh
 CREATE TABLE edge.truck (load numeric, CHECK (load > 0)) INHERITS (edge.vehicle);
 CREATE TABLE edge.boat (draught numeric, wheels int DEFAULT 0) INHERITS (edge.vehicle);
 CREATE TABLE edge.amphibian (wheels int DEFAULT 3) INHERITS (edge.truck, edge.boat);
-CREATE TABLE edge.adopted (name text, extra int, id int NOT NULL DEFAULT 1, wheels int CONSTRAINT vehicle_wheels_check CHECK (wheels >= 0));
+-- Columns in the parent's order: pg_dump puts inherited ones first, so another order would not come back.
+CREATE TABLE edge.adopted (id int NOT NULL DEFAULT 1, wheels int CONSTRAINT vehicle_wheels_check CHECK (wheels >= 0), name text, extra int);
 ALTER TABLE edge.adopted INHERIT edge.vehicle;
 INSERT INTO edge.vehicle (name) VALUES ('car');
 INSERT INTO edge.truck (name, load) VALUES ('truck', 7.5);
 INSERT INTO edge.boat (name, draught) VALUES ('boat', 1.2);
 INSERT INTO edge.amphibian (name, load, draught) VALUES ('duck', 2, 0.5);
-INSERT INTO edge.adopted VALUES ('adopted', 1, 99, 3);
+INSERT INTO edge.adopted VALUES (99, 3, 'adopted', 1);
 
 -- Constraints
 CREATE FUNCTION edge.is_even(value int) RETURNS boolean LANGUAGE sql IMMUTABLE STRICT SET search_path = edge, pg_temp AS 'SELECT value % 2 = 0';
