@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 from service.archive.names import FOOTER, HEADER, KEYSLOTS, MANIFEST_STREAM
 from service.archive.parts import MAX_MANIFEST_BYTES, Footer, Header, KeySlots, Manifest, check_manifest
@@ -21,7 +21,7 @@ from service.errors import ArchiveError, CorruptArchive
 from service.pipeline.chunks import DAMAGED, ChunkMap, ChunkOpener, Place, StreamSum
 from service.pipeline.ends import Front, read_back, read_directory, read_front
 from service.pipeline.ranges import PinnedObject, ahead
-from service.pipeline.threads import finished, start_thread
+from service.pipeline.threads import SMALL_BYTES, done_here, finished, start_thread
 from service.pipeline.verify import Expected, FileCheck, compare, describe
 from service.progress import Progress
 from service.sealing.slots import Identity, unwrap_any
@@ -109,12 +109,23 @@ class ArchiveReader:
         return self._contents.entries
 
     def sources(self) -> list[StoredSource]:
-        """Return the sources in the order of the manifest, each with its streams in the order of their ids."""
+        """Return the sources in the order of the manifest, each with its streams in the order of their ids.
+
+        Their facts are those that the snapshot told, with `excluded` (which the manifest lists for all together).
+        """
         streams: dict[str, list[StoredStream]] = {source.name: [] for source in self.manifest.sources}
         for stream in self._streams.values():
             streams[stream.source].append(stream)
+        excluded: dict[str, list[Any]] = {source.name: [] for source in self.manifest.sources}
+        for item in self.manifest.excluded:
+            excluded.get(item.get("source", ""), []).append(item)
         return [
-            StoredSource(name=source.name, type=source.type, facts=source.facts, streams=tuple(streams[source.name]))
+            StoredSource(
+                name=source.name,
+                type=source.type,
+                facts={**source.facts, "excluded": excluded[source.name]},
+                streams=tuple(streams[source.name]),
+            )
             for source in self.manifest.sources
         ]
 
@@ -170,7 +181,8 @@ class _Contents:
         async with aclosing(self._archive.records(entries)) as records:
             async for entry, record in records:
                 place = Place(stream, index, index == len(entries) - 1)
-                raw = await finished(start_thread(partial(self._open, entry, record, place, what, tally)))
+                work = partial(self._open, entry, record, place, what, tally)
+                raw = await finished(done_here(work) if entry.size <= SMALL_BYTES else start_thread(work))
                 yield place, raw
                 index += 1
 
