@@ -20,7 +20,7 @@ from service.archive.chunk import compress, crc32
 from service.archive.names import stream_entry
 from service.archive.zip64 import local_header
 from service.pipeline.split import Chunk, split
-from service.pipeline.threads import Threads, finished, settled
+from service.pipeline.threads import SMALL_BYTES, Threads, done_here, finished, settled
 from service.sealing.suite import ArchiveKeys, StreamCipher
 
 
@@ -97,7 +97,8 @@ class Lane:
                     if job is not None:
                         entry = await finished(job)
                         await self._outlet.put(entry)
-                    job = self._threads.start(partial(self._seal, stream, chunk, cipher, digest))
+                    work = partial(self._seal, stream, chunk, cipher, digest)
+                    job = done_here(work) if len(chunk.raw) <= SMALL_BYTES else self._threads.start(work)
                     chunks += 1
                     total += len(chunk.raw)
                     count(len(chunk.raw))

@@ -19,7 +19,7 @@ from service.archive.zip64 import Entry, check_entry
 from service.errors import CorruptArchive
 from service.pipeline.chunks import DAMAGED, ChunkMap, ChunkOpener, Place, StreamSum
 from service.pipeline.ranges import PinnedObject, ahead
-from service.pipeline.threads import Threads, finished, settled
+from service.pipeline.threads import SMALL_BYTES, Threads, done_here, finished, settled
 from service.progress import Progress
 from service.sources.base import StoredStream
 
@@ -69,7 +69,7 @@ class FileCheck:
                         await self._count(threads, *waiting.popleft())
                     what = describe(self._expected.streams[place.stream])
                     work = partial(self._opener.open, entry, record, place, what=what)
-                    waiting.append((place, threads.start(work)))
+                    waiting.append((place, done_here(work) if entry.size <= SMALL_BYTES else threads.start(work)))
                 while waiting:
                     await self._count(threads, *waiting.popleft())
             finally:

@@ -17,6 +17,7 @@ import pytest
 
 from service.archive.names import parse_stream_entry
 from service.errors import SourceError
+from service.pipeline import lane
 from service.pipeline.pack import pack
 from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
@@ -34,6 +35,13 @@ from tests.pipeline_archives import (
     prepared,
     stream_of,
 )
+
+
+@pytest.fixture(autouse=True)
+def chunks_go_through_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small chunks of these tests take the way of large ones."""
+    for module in (lane,):
+        monkeypatch.setattr(module, "SMALL_BYTES", -1)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import tempfile
 import zipfile
 from pathlib import Path
@@ -16,7 +17,10 @@ from service.progress import Progress
 from storage_backends.local import LocalBackend
 from tests.pipeline_archives import NAME, GivenSnapshot, HeldKey, contents, packed, stream_of
 
-pieces = st.lists(st.one_of(st.binary(max_size=40), st.integers(0, 700).map(lambda count: b"r" * count)), max_size=8)
+pieces = st.lists(
+    st.one_of(st.binary(max_size=40), st.integers(0, 12_000).map(lambda count: random.Random(count).randbytes(count))),
+    max_size=8,
+)
 sources = st.lists(
     st.tuples(st.lists(pieces, max_size=5), st.integers(1, 4)),
     max_size=3,
@@ -24,7 +28,7 @@ sources = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(listed=sources, chunk_bytes=st.sampled_from([100, 256, 4096]), sealed=st.booleans())
+@given(listed=sources, chunk_bytes=st.sampled_from([1000, 4096, 9000]), sealed=st.booleans())
 def test_every_stream_comes_back_byte_for_byte(
     listed: list[tuple[list[list[bytes]], int]], chunk_bytes: int, sealed: bool
 ) -> None:
