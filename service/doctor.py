@@ -1,0 +1,212 @@
+"""Looks at everything a backup and a restore will need, before the day they are needed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, closing
+from pathlib import Path
+from typing import Any
+
+from service.catalog import list_archives
+from service.config import Config, PostgresqlSettings, SqliteSettings, TreeSettings
+from service.errors import ServiceError
+from service.finding import Finding
+from service.journal import journals
+from service.server_version import server_version
+from storage_backends import open_target
+from storage_backends.base import StorageBackend, StorageError
+
+LITTLE_SPACE_BYTES = 1_000_000_000
+
+Check = Callable[[Config], Awaitable[list[Finding]]]
+
+
+async def examine(config: Config) -> list[Finding]:
+    """Return what was found, in the order to read it. Never raises ServiceError, StorageError.
+
+    Nothing is changed, but that a small object is written to the target, read back and removed again, and that the
+    TPM seals and opens a random key.
+    """
+    findings = []
+    for name, check in _CHECKS:
+        try:
+            findings += await check(config)
+        except (ServiceError, StorageError) as error:
+            findings.append(Finding(name, False, str(error), error.hint or "Remove the cause, then run doctor again."))
+    return findings
+
+
+async def _server(config: Config) -> list[Finding]:
+    return [Finding("server", True, f"{config.server.product} {await server_version(config.server)}")]
+
+
+async def _state(config: Config) -> list[Finding]:
+    directory = config.state_dir
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    remedy = "Run as the user that owns it, or set state_dir to a directory that this service may write."
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        return [Finding("state directory", False, f"{existing} cannot be written by this user", remedy)]
+    if existing != directory:
+        return [Finding("state directory", True, f"{directory} does not exist yet; the first backup makes it")]
+    findings = [Finding("state directory", True, f"{directory} can be written")]
+    if not (directory / "restores").is_dir():
+        return findings
+    for journal in journals(directory):
+        done = journal.state == "swapped"
+        findings.append(
+            Finding(
+                "restore",
+                None if done else False,
+                f"the restore of {journal.archive} "
+                + ("keeps the state before it" if done else f"was interrupted while {journal.state}"),
+                "`deviceon-backup commit` removes that old state, `deviceon-backup rollback` returns to it."
+                if done
+                else "Run `deviceon-backup rollback`; it brings the state before the restore back.",
+            )
+        )
+    return findings
+
+
+async def _tpm(config: Config) -> list[Finding]:
+    if config.sealing.mode == "off":
+        return [
+            Finding(
+                "TPM",
+                None,
+                "sealing is off: archives are neither encrypted nor protected from changes",
+                "Set sealing.mode to tpm, unless the archives are protected otherwise.",
+            )
+        ]
+    from service.sealing import tpm  # noqa: PLC0415 - a heavy library
+
+    gate = tpm.TpmGate(config.sealing.tcti, owner_auth=config.sealing.owner_auth())
+    facts = await tpm.describe(gate)
+    if facts["problem"] is not None:
+        return [Finding("TPM", False, str(facts["problem"]), str(facts["hint"]) or "Look at the TPM in the firmware.")]
+    told = f"{facts['fingerprint']}, {facts['kind']}, {facts['manufacturer']} firmware {facts['firmware']}"
+    findings = [Finding("TPM", True, f"{told}; sealed and opened a key in {facts['seal_and_unseal_ms']} ms")]
+    if facts["kind"] == "virtual":
+        findings.append(
+            Finding("TPM kind", None, "a virtual TPM is a file of the hypervisor: whoever copies it can open archives")
+        )
+    pin = tpm.load_pin(config.state_dir / "tpm-pin.json")
+    if pin is None:
+        findings.append(Finding("TPM pin", None, "no TPM is pinned yet; the first backup pins this one"))
+    elif pin.fingerprint != facts["fingerprint"]:
+        findings.append(
+            Finding(
+                "TPM pin",
+                False,
+                f"this is not the TPM that was pinned ({pin.fingerprint})",
+                "Find out why. If the TPM was replaced on purpose, remove tpm-pin.json from the state directory: "
+                "older archives then stay closed on this machine.",
+            )
+        )
+    else:
+        findings.append(Finding("TPM pin", True, "this is the TPM that was pinned"))
+    return findings
+
+
+async def _sources(config: Config) -> list[Finding]:
+    findings: list[Finding] = []
+    if not config.sources:
+        return [Finding("sources", False, "nothing would be backed up", "Add a source to the configuration.")]
+    for settings in config.sources:
+        if isinstance(settings, PostgresqlSettings):
+            from service.sources.postgresql.diagnose import diagnose  # noqa: PLC0415 - a heavy driver
+
+            findings += await diagnose(settings)
+        elif isinstance(settings, TreeSettings):
+            findings.append(await asyncio.to_thread(_tree, settings))
+        else:
+            findings.append(await asyncio.to_thread(_sqlite, settings))
+    return findings
+
+
+def _tree(settings: TreeSettings) -> Finding:
+    name, path = f"source {settings.name}", settings.path
+    try:
+        count = sum(1 for _ in path.iterdir())
+    except OSError as error:
+        return Finding(name, False, f"the directory {path} cannot be read: {error.strerror}", _PATH_REMEDY)
+    if not os.access(path.parent, os.W_OK):
+        return Finding(
+            name, None, f"{path} can be read, but {path.parent} not be written", "A restore needs that: run it as root."
+        )
+    return Finding(name, True, f"{path} ({count} entries at its top)")
+
+
+def _sqlite(settings: SqliteSettings) -> Finding:
+    name, path = f"source {settings.name}", settings.path
+    try:
+        with path.open("rb"):
+            pass
+        # Opened for reading only: a check must not make a database where none is.
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            (tables,) = database.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()
+    except OSError as error:
+        return Finding(name, False, f"the database {path} cannot be read: {error.strerror}", _PATH_REMEDY)
+    except sqlite3.Error as error:
+        return Finding(name, False, f"{path} cannot be read as an SQLite database: {error}", _PATH_REMEDY)
+    return Finding(name, True, f"{path} ({tables} tables)")
+
+
+_PATH_REMEDY = "Correct the path in the configuration, or run as a user that may read it."
+
+
+async def _target(config: Config) -> list[Finding]:
+    async with open_target(config.target.url, config.target.options()) as target:
+        archives = await list_archives(target)
+        await _try_writing(target)
+    told = f"{config.target.url} can be written and read; {len(archives)} archives"
+    findings = [Finding("target", True, told)]
+    findings += [
+        Finding(f"archive {entry.name}", False, entry.problem, "Keep it apart or delete it; it cannot be restored.")
+        for entry in archives
+        if entry.problem
+    ]
+    if config.target.url.startswith("file://"):
+        findings.append(_space(Path(config.target.url.removeprefix("file://")), largest=_largest(archives)))
+    return findings
+
+
+def _largest(archives: list[Any]) -> int:
+    return max((entry.size for entry in archives), default=0)
+
+
+async def _try_writing(target: StorageBackend) -> None:
+    key, content = f"doctor-{secrets.token_hex(8)}", secrets.token_bytes(64)
+
+    async def data() -> AsyncIterator[bytes]:
+        yield content
+
+    await target.put(key, data())
+    try:
+        async with aclosing(target.get(key)) as pieces:
+            found = b"".join([piece async for piece in pieces])
+    finally:
+        await target.delete(key)
+    if found != content:
+        raise StorageError("the target gives back other bytes than were written", hint="Do not use this target.")
+
+
+def _space(directory: Path, *, largest: int) -> Finding:
+    status = os.statvfs(directory)
+    free = status.f_bavail * status.f_frsize
+    told = f"{free / 1e9:.1f} GB free in {directory}"
+    if free < largest:
+        return Finding("free space", False, f"{told}, less than the largest archive has", "Make room there.")
+    return Finding("free space", None if free < LITTLE_SPACE_BYTES else True, told)
+
+
+_CHECKS: tuple[tuple[str, Check], ...] = (
+    ("server", _server),
+    ("state directory", _state),
+    ("TPM", _tpm),
+    ("sources", _sources),
+    ("target", _target),
+)
