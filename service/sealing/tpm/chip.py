@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 os.environ.setdefault("TSS2_LOG", "all+NONE")  # else the C library writes to stderr by itself; read when it is loaded
@@ -42,26 +42,42 @@ class Chip:
     def __init__(self, esapi: ESAPI, *, owner_auth: bytes | None) -> None:
         self.esapi = esapi
         self._owner_auth = owner_auth
-        self._made: list[Any] = []
+        self._made: dict[Any, int] = {}  # with the TPM's own handles: a broken context cannot tell them
 
     def keep(self, handle: Any) -> Any:
         """Note a transient object or session so that it does not stay in the TPM; returns it."""
-        self._made.append(handle)
+        self._made[handle] = int(self.esapi.tr_get_tpm_handle(handle))
         return handle
 
     def flush(self, handle: Any) -> None:
         """Free one slot of the TPM now."""
-        self._made.remove(handle)
         self.esapi.flush_context(handle)
+        del self._made[handle]
 
-    def flush_all(self) -> None:
-        """Free every slot. Errors are passed over: the operation has its result or its own error already."""
+    def flush_all(self) -> list[int]:
+        """Free every slot; returns the TPM's handles of those that could not be freed.
+
+        Errors are passed over: the operation has its result or its own error already.
+        """
+        stuck = []
         while self._made:
-            handle = self._made.pop()
+            handle, number = self._made.popitem()
             for _ in range(3):
                 with contextlib.suppress(TSS2_Exception):
                     self.esapi.flush_context(handle)
                     break
+            else:
+                stuck.append(number)
+        return stuck
+
+    def flush_numbers(self, handles: Iterable[int]) -> None:
+        """Flush objects and sessions of an earlier context by their handles in the TPM."""
+        for handle in handles:
+            try:
+                self.esapi.flush_context(self.esapi.tr_from_tpmpublic(handle))
+            except TSS2_Exception as error:
+                if faults.is_connection(error.rc):
+                    raise  # the library cannot use this context any more
 
     def open_persistent(self, handle: int) -> tuple[Any, bytes] | None:
         """Return an object at a persistent handle and its marshalled public area; None if there is none."""
@@ -119,9 +135,7 @@ class Chip:
     def flush_leftovers(self) -> None:
         """Flush objects and sessions that other processes left in a TPM that has no resource manager."""
         for first in (TRANSIENT_FIRST, LOADED_SESSION_FIRST):
-            for handle in self.handles(first):
-                with contextlib.suppress(TSS2_Exception):
-                    self.esapi.flush_context(self.esapi.tr_from_tpmpublic(handle))
+            self.flush_numbers(self.handles(first))
 
     def _start_session(self, key: Any) -> Any:
         return self.keep(
@@ -136,19 +150,35 @@ class Chip:
 
 
 @contextlib.contextmanager
-def open_chip(tcti: str, *, owner_auth: bytes | None) -> Iterator[Chip]:
-    """Open a context, flush everything that was made in it, close it. Raises TSS2_Exception."""
+def open_chip(tcti: str, *, owner_auth: bytes | None, stuck: list[int]) -> Iterator[Chip]:
+    """Open a context, flush everything that was made in it, close it. Raises TSS2_Exception.
+
+    `stuck` carries what a broken connection kept from being flushed on to the next context.
+    """
     with ESAPI(tcti) as esapi:
         chip = Chip(esapi, owner_auth=owner_auth)
+        chip.flush_numbers(stuck)
+        stuck.clear()
         try:
             yield chip
         finally:
-            chip.flush_all()
+            stuck += chip.flush_all()
 
 
 def operate(where: Endpoint, work: Callable[[Chip], T], *, owner_auth: bytes | None, budget: float) -> T:
     """Run `work` with an open TPM, again when the TPM asks for that, for about `budget` seconds. Raises SealError."""
-    until = time.monotonic() + budget
+    stuck: list[int] = []
+    try:
+        return _retried(where, work, owner_auth=owner_auth, until=time.monotonic() + budget, stuck=stuck)
+    finally:
+        if stuck:
+            with contextlib.suppress(TSS2_Exception), open_chip(where.tcti, owner_auth=None, stuck=stuck):
+                pass
+
+
+def _retried(
+    where: Endpoint, work: Callable[[Chip], T], *, owner_auth: bytes | None, until: float, stuck: list[int]
+) -> T:
     pause = FIRST_PAUSE
     tries = 0
     while True:
@@ -156,7 +186,7 @@ def operate(where: Endpoint, work: Callable[[Chip], T], *, owner_auth: bytes | N
         if obstacle := where.obstacle():
             raise obstacle
         try:
-            with open_chip(where.tcti, owner_auth=owner_auth) as chip:
+            with open_chip(where.tcti, owner_auth=owner_auth, stuck=stuck) as chip:
                 return work(chip)
         except TSS2_Exception as error:
             if not _worth_another_try(error, tries) or time.monotonic() + pause > until:
@@ -174,12 +204,15 @@ def _worth_another_try(error: TSS2_Exception, tries: int) -> bool:
 
 
 def _explained(error: TSS2_Exception, where: Endpoint) -> SealError:
-    if faults.is_connection(error.rc) and (obstacle := where.obstacle()):
+    if faults.is_connection(error.rc) and (obstacle := where.after_failure()):
         return obstacle
     return faults.explain(error.rc, str(error), tcti=where.tcti)
 
 
 def _flush_leftovers(where: Endpoint, error: TSS2_Exception) -> None:
     if faults.tpm_code(error.rc) in faults.NO_ROOM:
-        with contextlib.suppress(TSS2_Exception, TpmUnavailable), open_chip(where.tcti, owner_auth=None) as chip:
+        with (
+            contextlib.suppress(TSS2_Exception, TpmUnavailable),
+            open_chip(where.tcti, owner_auth=None, stuck=[]) as chip,
+        ):
             chip.flush_leftovers()

@@ -36,7 +36,13 @@ class Endpoint:
             return TpmUnavailable(f"there is no TPM at {self.path}", hint=self._absent_hint())
         if not os.access(self.path, os.R_OK | os.W_OK, effective_ids=True):
             return TpmUnavailable(f"no permission to use the TPM: {self.ownership()}", hint=self._permission_hint())
-        if self.is_socket and not _listens(self.path):
+        return None
+
+    def after_failure(self) -> TpmUnavailable | None:
+        """Return what explains a connection that failed, or None. Unlike `obstacle` this may disturb a TPM at work."""
+        if obstacle := self.obstacle():
+            return obstacle
+        if self.is_socket and self.path is not None and not _listens(self.path):
             return TpmUnavailable(
                 f"nobody listens on the TPM socket {self.path}",
                 hint="Start the software TPM that the socket belongs to.",
@@ -93,10 +99,10 @@ def _listens(path: Path) -> bool:
         probe.settimeout(1)
         try:
             probe.connect(str(path))
-        except TimeoutError:
-            return True  # somebody listens and is busy
-        except OSError:
+        except (ConnectionRefusedError, FileNotFoundError):
             return False
+        except OSError:
+            return True  # somebody listens, and is busy
     return True
 
 

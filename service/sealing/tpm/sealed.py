@@ -1,4 +1,7 @@
-"""Sealing 32 bytes under a storage key and having them back. Runs in the gate's thread."""
+"""Sealing 32 bytes under a storage key and having them back. Runs in the gate's thread.
+
+With the parent that is two objects and two sessions at most, of the three and three that every TPM has room for.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,6 @@ def seal(chip: Chip, parent: Parent, data_key: bytes) -> tuple[bytes, bytes]:
         )
     )
     private, public, *_ = chip.esapi.create(parent.handle, sensitive, in_public=template, session1=session)
-    chip.flush(session)
     areas = bytes(private.marshal()), bytes(public.marshal())
     if not hmac.compare_digest(unseal(chip, parent, *areas), data_key):
         raise SealError(
@@ -49,7 +51,4 @@ def unseal(chip: Chip, parent: Parent, private: bytes, public: bytes) -> bytes:
     loaded = chip.keep(chip.esapi.load(parent.handle, private_area, public_area, session1=session))
     # Unseal has no parameter that could be encrypted on the way in; asking for it would be refused.
     chip.esapi.trsess_set_attributes(session, TPMA_SESSION.ENCRYPT | TPMA_SESSION.CONTINUESESSION)
-    data = bytes(chip.esapi.unseal(loaded, session1=session))
-    chip.flush(loaded)
-    chip.flush(session)
-    return data
+    return bytes(chip.esapi.unseal(loaded, session1=session))

@@ -1,0 +1,167 @@
+"""Whatever storage key a machine has, and whatever passwords its TPM has: tpm2-tools plays the administrator."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pytest
+
+from demo.software_tpm import SoftwareTpm
+from service.errors import TpmUnavailable, WrongTpm
+from service.sealing.tpm import TpmGate, TpmIdentity, TpmRecipient, describe, read_pin
+from service.sealing.tpm.faults import TpmOwnerPassword
+from tests.integration.tpm_wire import Tools, wired
+
+ARCHIVE = bytes(16)
+PASSWORD = "a long owner password"
+
+
+@pytest.fixture
+def tools(software_tpm: SoftwareTpm, tmp_path: Path) -> Tools:
+    return Tools(software_tpm.tcti, tmp_path)
+
+
+def zeros(tools: Tools, size: int, *, parts: int) -> str:
+    """Write a `unique` field as tpm2_createprimary reads it: C structures, with room for 128 bytes each."""
+    (tools.directory / "unique").write_bytes((size.to_bytes(2, "little") + bytes(max(size, 128))) * parts)
+    return "unique"
+
+
+async def sealed(gate: TpmGate) -> tuple[bytes, dict[str, object]]:
+    key = secrets.token_bytes(32)
+    return key, dict(await TpmRecipient(gate, await read_pin(gate)).wrap(key, ARCHIVE))
+
+
+@pytest.mark.parametrize("handle", ["0x81000001", "0x81000002"])
+@pytest.mark.parametrize("algorithm", ["ecc", "ecc384", "rsa"])
+@pytest.mark.parametrize("unique", ["empty", "zero"])
+async def test_a_persistent_storage_key_is_used_and_derived_again_when_it_is_gone(
+    software_tpm: SoftwareTpm, tools: Tools, handle: str, algorithm: str, unique: str
+) -> None:
+    options = ["-G", algorithm]
+    if unique == "zero":
+        size, parts = {"ecc": (32, 2), "ecc384": (48, 2), "rsa": (256, 1)}[algorithm]
+        options += ["-u", zeros(tools, size, parts=parts)]
+    tools.persist(handle, *options)
+    gate = TpmGate(software_tpm.tcti)
+    key, slot = await sealed(gate)
+    assert slot["parent"] == handle
+    assert await TpmIdentity(gate).unwrap(slot, ARCHIVE) == key
+    tools("evictcontrol", "-C", "o", "-c", handle)  # as after a new installation of the operating system
+    assert await TpmIdentity(gate).unwrap(slot, ARCHIVE) == key
+
+
+async def test_the_four_storage_keys_of_one_tpm_are_four_fingerprints(software_tpm: SoftwareTpm, tools: Tools) -> None:
+    seen = {(await read_pin(TpmGate(software_tpm.tcti))).fingerprint}  # derived: ECC, zero-filled
+    for options in (["-G", "ecc"], ["-G", "rsa"], ["-G", "rsa", "-u", zeros(tools, 256, parts=1)]):
+        tools.persist("0x81000001", *options)
+        seen.add((await read_pin(TpmGate(software_tpm.tcti))).fingerprint)
+        tools("evictcontrol", "-C", "o", "-c", "0x81000001")
+    assert len(seen) == 4
+
+
+async def test_a_storage_key_made_persistent_later_does_not_change_the_pin(
+    software_tpm: SoftwareTpm, tools: Tools
+) -> None:
+    gate = TpmGate(software_tpm.tcti)
+    pin = await read_pin(gate)
+    tools.persist("0x81000001", "-G", "rsa")
+    slot = await TpmRecipient(gate, pin).wrap(bytes(32), ARCHIVE)
+    assert slot["parent"] == "derived"
+    assert slot["fingerprint"] == pin.fingerprint
+    assert await TpmIdentity(gate).unwrap(slot, ARCHIVE) == bytes(32)
+
+
+async def test_a_signing_key_in_the_place_of_a_storage_key_is_passed_over(
+    software_tpm: SoftwareTpm, tools: Tools
+) -> None:
+    tools.persist(
+        "0x81000001",
+        "-G",
+        "ecc:ecdsa:null",
+        "-a",
+        "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|sign|restricted",
+    )
+    key, slot = await sealed(TpmGate(software_tpm.tcti))
+    assert slot["parent"] == "derived"
+    assert await TpmIdentity(TpmGate(software_tpm.tcti)).unwrap(slot, ARCHIVE) == key
+
+
+async def test_an_owner_password_is_asked_for_and_stays_off_the_wire(software_tpm: SoftwareTpm, tools: Tools) -> None:
+    pin = await read_pin(TpmGate(software_tpm.tcti))
+    key, slot = await sealed(TpmGate(software_tpm.tcti))
+    tools("changeauth", "-c", "owner", PASSWORD)
+    for wrong in (None, b"guess"):
+        with pytest.raises(TpmOwnerPassword, match="owner password is set") as caught:
+            await read_pin(TpmGate(software_tpm.tcti, owner_auth=wrong))
+        assert "sealing.owner_auth_file" in caught.value.hint
+        with pytest.raises(TpmOwnerPassword):
+            await TpmIdentity(TpmGate(software_tpm.tcti, owner_auth=wrong)).unwrap(slot, ARCHIVE)
+    with wired(software_tpm) as wire:
+        gate = TpmGate(wire.tcti, owner_auth=PASSWORD.encode())
+        assert await read_pin(gate) == pin  # a password does not change the key
+        assert await TpmIdentity(gate).unwrap(slot, ARCHIVE) == key
+        assert PASSWORD.encode() not in wire.seen
+    assert PASSWORD not in repr(gate)
+
+
+async def test_a_persistent_storage_key_needs_no_owner_password(software_tpm: SoftwareTpm, tools: Tools) -> None:
+    tools.persist("0x81000001", "-G", "ecc")
+    tools("changeauth", "-c", "owner", PASSWORD)
+    gate = TpmGate(software_tpm.tcti)
+    key, slot = await sealed(gate)
+    assert await TpmIdentity(gate).unwrap(slot, ARCHIVE) == key
+    assert (await describe(gate))["owner_password_set"] is True
+
+
+async def test_another_tpm_is_told_even_if_it_wants_an_owner_password(software_tpm: SoftwareTpm, tools: Tools) -> None:
+    with SoftwareTpm() as other:
+        _, slot = await sealed(TpmGate(other.tcti))
+    tools("changeauth", "-c", "owner", PASSWORD)
+    with pytest.raises(WrongTpm, match="this machine has another TPM"):
+        await TpmIdentity(TpmGate(software_tpm.tcti)).unwrap(slot, ARCHIVE)
+
+
+async def test_an_endorsement_password_only_costs_the_better_error(software_tpm: SoftwareTpm, tools: Tools) -> None:
+    tools("changeauth", "-c", "endorsement", PASSWORD)
+    gate = TpmGate(software_tpm.tcti)
+    assert (await read_pin(gate)).ek_name is None
+    key, slot = await sealed(gate)
+    assert "ek_salted" not in slot
+    assert await TpmIdentity(gate).unwrap(slot, ARCHIVE) == key
+    software_tpm.clear()
+    with pytest.raises(WrongTpm):
+        await TpmIdentity(gate).unwrap(slot, ARCHIVE)
+
+
+async def test_a_tpm_in_lockout_still_seals_and_opens(software_tpm: SoftwareTpm, tools: Tools) -> None:
+    gate = TpmGate(software_tpm.tcti)
+    key, slot = await sealed(gate)
+    tools("createprimary", "-C", "o", "-c", "primary")
+    (tools.directory / "secret").write_bytes(b"x")
+    tools("create", "-C", "primary", "-i", "secret", "-p", "right", "-u", "public", "-r", "private")
+    tools("load", "-C", "primary", "-u", "public", "-r", "private", "-c", "object")
+    for _ in range(4):
+        tools("unseal", "-c", "object", "-p", "wrong", fails=True)
+    tools("unseal", "-c", "object", "-p", "right", fails=True)
+    told = await describe(gate)
+    assert told["problem"] is None
+    assert told["lockout"]["active"] is True
+    assert await TpmIdentity(gate).unwrap(slot, ARCHIVE) == key
+    assert await TpmIdentity(gate).unwrap((await sealed(gate))[1], ARCHIVE)
+
+
+async def test_a_switched_off_storage_hierarchy_is_told(software_tpm: SoftwareTpm, tools: Tools) -> None:
+    tools("hierarchycontrol", "-C", "p", "shEnable", "clear")
+    with pytest.raises(TpmUnavailable, match="storage hierarchy is switched off"):
+        await read_pin(TpmGate(software_tpm.tcti))
+
+
+async def test_a_foreign_implementation_opens_our_slot(software_tpm: SoftwareTpm, tools: Tools) -> None:
+    tools.persist("0x81000001", "-G", "ecc")
+    key, slot = await sealed(TpmGate(software_tpm.tcti))
+    for name in ("private", "public"):
+        (tools.directory / name).write_bytes(bytes.fromhex(str(slot[name])))
+    tools("load", "-C", "0x81000001", "-u", "public", "-r", "private", "-c", "object")
+    assert tools("unseal", "-c", "object") == key
