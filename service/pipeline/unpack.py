@@ -183,6 +183,7 @@ class _Contents:
                 place = Place(stream, index, index == len(entries) - 1)
                 work = partial(self._open, entry, record, place, what, tally)
                 raw = await finished(done_here(work) if entry.size <= SMALL_BYTES else start_thread(work))
+                del work, record  # not to be held while the caller has the chunk
                 yield place, raw
                 index += 1
 

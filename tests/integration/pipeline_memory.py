@@ -1,0 +1,82 @@
+"""A process of its own whose peak memory a test looks at: packs, verifies or reads with a slow other side.
+
+    python -m tests.integration.pipeline_memory DIRECTORY {pack|verify|read} CHUNKS
+
+Prints the MiB that its peak resident memory grew by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import sys
+from collections.abc import AsyncGenerator, AsyncIterable
+from pathlib import Path
+
+from service.pipeline.unpack import ArchiveReader
+from service.progress import Progress
+from service.sources.base import Stream
+from storage_backends.base import ObjectInfo
+from storage_backends.local import LocalBackend
+from tests.pipeline_archives import NAME, GivenSnapshot, packed
+
+CHUNK_BYTES = 4 << 20
+PARALLEL = 3
+PIECE_BYTES = 1 << 16
+NOISE = os.urandom(CHUNK_BYTES + (1 << 20))  # longer than a chunk: within one nothing repeats
+
+
+class SlowBackend(LocalBackend):
+    """The local target behind a slow line."""
+
+    async def put(self, key: str, data: AsyncIterable[bytes], *, overwrite: bool = False) -> ObjectInfo:
+        async def slowly() -> AsyncGenerator[bytes, None]:
+            async for piece in data:
+                await asyncio.sleep(len(piece) / 1e9)
+                yield piece
+
+        return await super().put(key, slowly(), overwrite=overwrite)
+
+
+def stream(chunks: int) -> Stream:
+    """Bytes that do not shrink, in pieces of 64 KiB, as COPY delivers them."""
+
+    async def read() -> AsyncGenerator[bytes, None]:
+        for number in range(chunks * CHUNK_BYTES // PIECE_BYTES):
+            start = number * PIECE_BYTES % len(NOISE)
+            yield NOISE[start : start + PIECE_BYTES]
+
+    return Stream(kind="test.bytes", labels={}, read=read)
+
+
+async def main(directory: Path, what: str, chunks: int) -> None:
+    """Do `what`; `verify` and `read` do it with the archive that `pack` made."""
+    async with SlowBackend(directory) as target:
+        if what == "pack":
+            snapshot = GivenSnapshot([stream(chunks // PARALLEL) for _ in range(PARALLEL)], parallel=PARALLEL)
+            await packed(target, {"db": snapshot}, None, chunk_bytes=CHUNK_BYTES)
+            return
+        reader = await ArchiveReader.open(target, NAME, [])
+        if what == "verify":
+            await reader.verify(Progress())
+            return
+        async with asyncio.TaskGroup() as group:
+            for stored in reader.sources()[0].streams:
+
+                async def read_slowly(pieces: AsyncGenerator[bytes, None]) -> None:
+                    async for piece in pieces:
+                        await asyncio.sleep(len(piece) / 2e9)
+
+                group.create_task(read_slowly(reader.read(stored)))
+
+
+def peak_mib() -> float:
+    """Peak resident memory so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    before = peak_mib()
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+    print(peak_mib() - before)
