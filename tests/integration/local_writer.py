@@ -10,7 +10,8 @@ import os
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import cache
+from multiprocessing import forkserver, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -36,10 +37,10 @@ class Task:
     uid: int | None = None
 
 
+@cache
 def content(key: str, mib: int) -> bytes:
-    """Return what the writer stores: no two lines are alike."""
-    lines = (f"{key} {number:9d}".encode().ljust(63, b".") + b"\n" for number in range(mib * MIB // 64))
-    return b"".join(lines)
+    """Return what the writer stores: no two blocks are alike."""
+    return b"".join(f"{key} {number:9d}".encode().ljust(4096, b".") for number in range(mib * MIB // 4096))
 
 
 async def _store(task: Task, whole: bytes) -> str:
@@ -76,12 +77,27 @@ def _run(task: Task, pipe: Connection) -> None:
     asyncio.run(_store_and_say(task, whole, pipe))
 
 
+@cache
+def _start_server() -> None:
+    forkserver.set_forkserver_preload(["__main__", __name__])
+    before = os.environ.get("PYTHONPATH")
+    # The server passes over what it cannot import, and it does not get our sys.path: every run would import afresh.
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
 class Writer:
     """The process; `with Writer(task) as writer` waits until it is ready."""
 
     def __init__(self, task: Task) -> None:
+        _start_server()
         context = get_context("forkserver")
-        context.set_forkserver_preload([__name__])
         self._pipe, far_end = context.Pipe()
         self._process: BaseProcess = context.Process(target=_run, args=(task, far_end))
         self._process.start()

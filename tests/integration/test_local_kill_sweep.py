@@ -39,7 +39,7 @@ MODES = {
     "unnamed-overwrite": {"unnamed": True, "overwrite": True},
     "named-overwrite": {"unnamed": False, "overwrite": True},
 }
-FAULTS = {"kill": "signal=KILL", "EIO": "error=EIO", "ENOSPC": "error=ENOSPC", "EDQUOT": "error=EDQUOT"}
+FAULTS = {"kill": "signal=KILL", "EIO": "error=EIO", "ENOSPC": "error=ENOSPC"}
 
 
 @contextmanager
@@ -200,6 +200,24 @@ async def test_a_file_system_that_cannot_publish_safely_is_refused(memory: Path)
     faults = ("-e", "inject=renameat2:error=EINVAL", "-e", "inject=linkat:error=EPERM")
     said, _ = run(task, memory / "log", *faults)
     assert said == "refused TARGET_INVALID_URL"
+    assert list(task.directory.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ("EDQUOT", "FULL"),
+        ("EFBIG", "FULL"),
+        ("EROFS", "ACCESS_DENIED"),
+        ("EACCES", "ACCESS_DENIED"),
+        ("EIO", "UNAVAILABLE"),
+    ],
+)
+async def test_an_error_of_the_system_becomes_one_of_the_contract(error: str, code: str, memory: Path) -> None:
+    task = Task(memory / "target")
+    task.directory.mkdir()
+    said, _ = run(task, memory / "log", "-e", f"inject=writev:error={error}:when=2")
+    assert said == f"refused TARGET_{code}"
     assert list(task.directory.iterdir()) == []
 
 
