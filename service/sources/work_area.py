@@ -12,7 +12,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from service.errors import SwapFailed
@@ -25,12 +26,11 @@ UNDONE, REMOVED = ".undone", ".removed"
 
 def make_area(path: Path) -> None:
     """Make a work area; FileExistsError when the name is taken."""
-    path.mkdir(mode=0o700)
+    with _names_change_in(path.parent):
+        path.mkdir(mode=0o700)
     with opened(path) as fd:
         strip_acls(fd)
         os.fchmod(fd, 0o700)
-    with opened(path.parent) as fd:
-        sync_directory(fd)
 
 
 def mark_area(path: Path, mark: str) -> None:
@@ -38,9 +38,8 @@ def mark_area(path: Path, mark: str) -> None:
     marked = Path(f"{path}{mark}")
     if os.path.lexists(marked) or not os.path.lexists(path):
         return
-    path.rename(marked)
-    with opened(path.parent) as fd:
-        sync_directory(fd)
+    with _names_change_in(path.parent):
+        path.rename(marked)
 
 
 def remove_area(path: Path) -> None:
@@ -50,8 +49,18 @@ def remove_area(path: Path) -> None:
     inside = mounts_below(path)
     if inside:
         raise OSError(errno.EBUSY, "a file system is mounted inside", str(path))
-    with opened(path.parent) as fd:
+    with _names_change_in(path.parent) as fd:
         remove_tree(path.name, dir_fd=fd)
+
+
+@contextmanager
+def _names_change_in(directory: Path) -> Iterator[int]:
+    """Make a change of names durable and without a trace in the directory's time: it may be the restored tree's own."""
+    with opened(directory) as fd:
+        before = os.fstat(fd)
+        yield fd
+        with suppress(PermissionError):
+            os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
         sync_directory(fd)
 
 
