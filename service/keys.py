@@ -24,7 +24,7 @@ async def sealer(config: Config) -> Sealer | None:
     """Return whom to seal for; None when sealing is off. The first time, this machine's TPM is pinned."""
     if config.sealing.mode == "off":
         return None
-    from service.sealing import tpm  # noqa: PLC0415 - a heavy library
+    import service.sealing.tpm as tpm  # noqa: PLC0415, PLR0402 - a heavy library
 
     gate = tpm.TpmGate(config.sealing.tcti, owner_auth=config.sealing.owner_auth())
     path = config.state_dir / "tpm-pin.json"
@@ -39,6 +39,6 @@ def identities(config: Config) -> list[Identity]:
     """Return who can open archives here. A TPM that is absent shows when it is first asked."""
     if config.sealing.mode == "off":
         return []
-    from service.sealing import tpm  # noqa: PLC0415 - a heavy library
+    import service.sealing.tpm as tpm  # noqa: PLC0415, PLR0402 - a heavy library
 
     return [tpm.TpmIdentity(tpm.TpmGate(config.sealing.tcti, owner_auth=config.sealing.owner_auth()))]

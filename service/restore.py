@@ -25,8 +25,11 @@ from service.server_version import server_version
 from service.sources.base import PlanItem, Restorer, StoredSource
 from service.state_directory import only_job
 
-MAY_BE_ALLOWED = frozenset({"EXTENSION_VERSION", "SPACE", "LOCALE_MISSING"})
-"""Obstacles that `--allow CODE` overrides: the restore then tries, and its own checks still protect what is live."""
+MAY_BE_ALLOWED = frozenset({"EXTENSION_VERSION", "LOCALE_MISSING"})
+"""Obstacles that `--allow CODE` overrides: the restore then tries, and its own checks still protect what is live.
+
+Not SPACE: PostgreSQL stops altogether when its disk is full, the live databases with it.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 
@@ -13,6 +14,8 @@ from service.errors import SourceError, SourceUnavailable
 APPLICATION_NAME = "deviceon-backup"
 
 Connection = asyncpg.Connection
+
+_START_SECONDS = 60.0
 
 # What pg_dump sets too: text that does not depend on the database's or the role's own settings, no time-outs that
 # end a long dump, an empty search_path (CVE-2018-1058), and an error instead of silently filtered rows.
@@ -94,22 +97,34 @@ def errors_as_source(doing: str) -> Iterator[None]:
 async def connect(settings: PostgresqlSettings, database: str, *, scratch: bool = False) -> Connection:
     """Open a connection with the session settings above. Raises SourceUnavailable, SourceError."""
     with errors_as_source(f"connecting to database {database!r}"):
-        connection: Connection = await asyncpg.connect(
-            host=settings.host,
-            port=settings.port,
-            user=settings.user,
-            password=settings.password() or "",
-            database=database,
-            timeout=settings.connect_timeout,
-            statement_cache_size=0,
-            server_settings={"application_name": APPLICATION_NAME},
-        )
+        connection = await _when_started(settings, database)
         try:
             await connection.execute(_SESSION + (_SCRATCH_SESSION if scratch else ""))
         except BaseException:
             connection.terminate()
             raise
     return connection
+
+
+async def _when_started(settings: PostgresqlSettings, database: str) -> Connection:
+    """Connect; while the server says that it is starting up or recovering, wait for it."""
+    deadline = asyncio.get_running_loop().time() + _START_SECONDS
+    while True:
+        try:
+            return await asyncpg.connect(
+                host=settings.host,
+                port=settings.port,
+                user=settings.user,
+                password=settings.password() or "",
+                database=database,
+                timeout=settings.connect_timeout,
+                statement_cache_size=0,
+                server_settings={"application_name": APPLICATION_NAME},
+            )
+        except asyncpg.CannotConnectNowError:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(0.2)
 
 
 @contextlib.asynccontextmanager

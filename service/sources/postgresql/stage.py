@@ -225,14 +225,16 @@ class _Build:
             options["encoding"] = details["encoding"]
         name = qualified(stream.labels["schema"], stream.labels["table"])
         with errors_as_source(f"copying rows into table {name} of database {self._database['name']!r}"):
-            async with connection.transaction():
-                if details.get("configuration"):
-                    # the extension's own triggers and keys must not judge rows that were in order when archived
-                    await connection.execute("SET LOCAL session_replication_role = replica")
-                async with contextlib.aclosing(self._read(stream)) as source:
-                    status = await connection.copy_to_table(
-                        table, schema_name=schema, columns=list(details["columns"]) or None, source=source, **options
-                    )
+            # no transaction block of the driver's: its own failing at the end would hide the reason
+            await connection.execute("BEGIN")
+            if details.get("configuration"):
+                # the extension's own triggers and keys must not judge rows that were in order when archived
+                await connection.execute("SET LOCAL session_replication_role = replica")
+            async with contextlib.aclosing(self._read(stream)) as source:
+                status = await connection.copy_to_table(
+                    table, schema_name=schema, columns=list(details["columns"]) or None, source=source, **options
+                )
+            await connection.execute("COMMIT")
         rows = int(status.split()[-1])
         if rows != details["rows"]:
             raise StageFailed(

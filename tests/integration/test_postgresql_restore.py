@@ -1,0 +1,271 @@
+"""Restoring into a real PostgreSQL: wholly new after the swap, wholly old before it and after a rollback."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from demo.postgresql_server import PostgresqlServer
+from service.errors import ConfigError, JobRefused, RestoreRefused, ServiceError, SwapFailed
+from service.journal import journals
+from service.progress import Progress
+from service.restore import plan_restore, recover, restore
+from service.sources.postgresql import preflight, stage
+from tests.conftest import NewServer
+from tests.recipes import Installation, eventually
+
+SAMPLE = """
+    CREATE TABLE things AS SELECT n AS id, md5(n::text) AS text FROM generate_series(1, 200000) AS n;
+    ALTER TABLE things ADD PRIMARY KEY (id);
+    CREATE SEQUENCE counter; SELECT setval('counter', 77, false);
+    CREATE MATERIALIZED VIEW total AS SELECT count(*) AS n FROM things;
+    SELECT lo_from_bytea(4711, 'large');
+"""
+
+
+@pytest.fixture
+async def installation(own_postgresql: PostgresqlServer, workspace: Path) -> Installation:
+    await own_postgresql.execute("CREATE DATABASE app")
+    await own_postgresql.execute(SAMPLE, database="app")
+    await own_postgresql.execute("CREATE ROLE worker LOGIN PASSWORD 'first' CONNECTION LIMIT 5")
+    return Installation(own_postgresql, workspace)
+
+
+async def contents(installation: Installation) -> list[object]:
+    [row] = await installation.server.fetch(
+        """SELECT (SELECT count(*) FROM things), (SELECT sum(hashtext(text)) FROM things),
+                  (SELECT last_value FROM counter),
+                  (SELECT n FROM total), convert_from(lo_get(4711), 'UTF8'),
+                  (SELECT rolpassword FROM pg_authid WHERE rolname = 'worker')""",
+        database="app",
+    )
+    return list(row)
+
+
+async def spoil(installation: Installation) -> None:
+    await installation.server.execute("DELETE FROM things WHERE id > 10; SELECT setval('counter', 1)", database="app")
+    await installation.server.execute("ALTER ROLE worker PASSWORD 'second' CONNECTION LIMIT 1; CREATE ROLE newcomer")
+
+
+async def untouched(installation: Installation, before: list[object]) -> None:
+    """Live data is as it was, and nothing of the restore is left."""
+    assert await contents(installation) == before
+    assert await installation.databases() == {"app", "postgres"}
+    assert journals(installation.config.state_dir) == []
+
+
+async def test_a_restore_brings_back_what_was_there_and_rollback_what_was_there_before_it(
+    installation: Installation,
+) -> None:
+    archived = await contents(installation)
+    archive = (await installation.backup()).name
+    await spoil(installation)
+    spoilt = await contents(installation)
+    await installation.restore(archive)
+    assert await contents(installation) == archived
+    await installation.rollback()
+    await untouched(installation, spoilt)
+    await installation.restore(archive)
+    await installation.commit()
+    await untouched(installation, archived)
+    roles = await installation.server.fetch("SELECT 1 FROM pg_roles WHERE rolname = 'newcomer'")
+    assert roles, "a role that the archive does not know stays"
+
+
+async def test_databases_and_roles_that_are_gone_are_made_again_and_rollback_removes_them(
+    installation: Installation,
+) -> None:
+    archived = await contents(installation)
+    archive = (await installation.backup()).name
+    await installation.server.execute("DROP DATABASE app")
+    await installation.server.execute("DROP ROLE worker")
+    await installation.restore(archive)
+    assert await contents(installation) == archived
+    await installation.rollback()
+    assert await installation.databases() == {"postgres"}
+    assert not await installation.server.fetch("SELECT 1 FROM pg_roles WHERE rolname = 'worker'")
+
+
+async def test_sessions_of_the_live_databases_are_ended(installation: Installation) -> None:
+    archive = (await installation.backup()).name
+    session = await installation.server.connect("app")
+    await session.execute("BEGIN; UPDATE things SET text = 'never committed' WHERE id = 1")
+    await installation.restore(archive)
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionError)):
+        await session.fetch("SELECT 1")
+    session.terminate()
+    assert (await contents(installation))[0] == 200_000
+
+
+async def test_a_second_restore_waits_for_commit_or_rollback_of_the_first(installation: Installation) -> None:
+    archive = (await installation.backup()).name
+    await installation.restore(archive)
+    with pytest.raises(JobRefused, match="still keeps the state before it"):
+        await installation.restore(archive)
+    await installation.commit()
+    with pytest.raises(JobRefused, match="no restore waits"):
+        await installation.rollback()
+
+
+async def test_commit_keeps_the_old_database_when_the_restored_one_was_replaced(installation: Installation) -> None:
+    archive = (await installation.backup()).name
+    await spoil(installation)
+    spoilt = await contents(installation)
+    await installation.restore(archive)
+    await installation.server.execute("ALTER DATABASE app RENAME TO elsewhere")
+    with pytest.raises(SwapFailed, match="is not the restored one any more"):
+        await installation.commit()
+    await installation.server.execute("ALTER DATABASE elsewhere RENAME TO app")
+    assert any("__old_" in name for name in await installation.databases())
+    await installation.commit()
+    assert await contents(installation) != spoilt
+
+
+async def test_another_server_version_is_refused_before_anything_is_touched(installation: Installation) -> None:
+    archive = (await installation.backup()).name
+    before = await contents(installation)
+    installation.version = "5.3.12"
+    plan = await plan_restore(installation.config, archive)
+    assert [obstacle.code for obstacle in plan.obstacles] == ["SERVER_VERSION"]
+    with pytest.raises(RestoreRefused, match=r"the archive is of DeviceOn 5\.4\.1, installed is 5\.3\.12"):
+        await installation.restore(archive)
+    await untouched(installation, before)
+    with pytest.raises(ConfigError, match="SERVER_VERSION cannot be overridden"):
+        await installation.restore(archive, allow=frozenset({"SERVER_VERSION"}))
+
+
+async def test_a_missing_extension_is_named_before_anything_is_touched(installation: Installation) -> None:
+    directory = Path(installation.server.program_output("pg_config", "--sharedir")) / "extension"
+    name = f"deviceon_test_gone_{os.getpid()}"
+    control, script = directory / f"{name}.control", directory / f"{name}--1.0.sql"
+    try:
+        control.write_text("default_version = '1.0'\n")
+        script.write_text("SELECT 1;\n")
+        await installation.server.execute(f"CREATE EXTENSION {name}", database="app")
+        archive = (await installation.backup()).name
+    finally:
+        control.unlink()
+        script.unlink()
+    before = await contents(installation)
+    with pytest.raises(RestoreRefused, match=f"needs extension {name} 1.0, which this server does not have"):
+        await installation.restore(archive)
+    await untouched(installation, before)
+
+
+async def test_prepared_transactions_are_an_obstacle(workspace: Path, new_postgresql: NewServer) -> None:
+    server = new_postgresql(settings={"max_prepared_transactions": 2})
+    installation = Installation(server, workspace)
+    archive = (await installation.backup()).name
+    await server.execute("BEGIN; CREATE TABLE later (); PREPARE TRANSACTION 'open'")
+    with pytest.raises(RestoreRefused, match="has prepared transactions"):
+        await installation.restore(archive)
+    await server.execute("ROLLBACK PREPARED 'open'")
+    await installation.restore(archive)
+
+
+async def test_a_server_that_is_down_refuses_the_restore(installation: Installation) -> None:
+    archive = (await installation.backup()).name
+    installation.server.stop()
+    with pytest.raises(RestoreRefused, match="cannot be reached"):
+        await installation.restore(archive)
+
+
+@pytest.mark.parametrize("sentence", ["Restoring database app", "Building indexes and constraints of database app"])
+async def test_postgresql_killed_while_staging_leaves_live_data_as_it_was(
+    installation: Installation, sentence: str
+) -> None:
+    archive = (await installation.backup()).name
+    await spoil(installation)
+    spoilt = await contents(installation)
+    running = asyncio.create_task(installation.restore(archive))
+    await eventually(lambda: any(said.startswith(sentence) for said in installation.said))
+    installation.server.kill()
+    with pytest.raises(ServiceError):
+        await running
+    installation.server.start()
+    assert await contents(installation) == spoilt
+    await recover(installation.config, progress=installation.progress())
+    await untouched(installation, spoilt)
+
+
+async def test_a_restore_cancelled_while_staging_leaves_nothing(installation: Installation) -> None:
+    archive = (await installation.backup()).name
+    await spoil(installation)
+    spoilt = await contents(installation)
+    running = asyncio.create_task(installation.restore(archive))
+    await eventually(lambda: any(sentence.startswith("Restoring database app") for sentence in installation.said))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await untouched(installation, spoilt)
+
+
+async def test_a_database_that_differs_from_the_manifest_is_not_swapped_in(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = (await installation.backup()).name
+    await spoil(installation)
+    spoilt = await contents(installation)
+    finish = stage._Build._finish
+
+    async def losing_an_index(build: stage._Build) -> None:
+        async with build._connect() as connection:
+            await connection.execute("DROP TABLE IF EXISTS public.things CASCADE")
+            await connection.execute("CREATE MATERIALIZED VIEW public.total AS SELECT 1 AS n")
+        await finish(build)
+
+    monkeypatch.setattr(stage._Build, "_finish", losing_an_index)
+    with pytest.raises(ServiceError, match="differs from the archived one in its objects"):
+        await installation.restore(archive)
+    await untouched(installation, spoilt)
+
+
+async def test_a_full_disk_while_staging_leaves_live_data_as_it_was(workspace: Path, new_postgresql: NewServer) -> None:
+    disk = workspace / "disk"
+    disk.mkdir()
+    await run("mount", "-t", "tmpfs", "-o", "size=220m,mode=0755", "tmpfs", str(disk))
+    try:
+        small = {"max_wal_size": "32MB", "min_wal_size": "32MB", "shared_buffers": "16MB"}
+        server = new_postgresql(directory=disk / "server", settings=small)
+        installation = Installation(server, workspace)
+        rows = "SELECT repeat(md5(n::text), 30) AS t FROM generate_series(1, 30000) AS n"
+        await server.execute(f"CREATE TABLE large AS {rows}")
+        await server.execute("CHECKPOINT")
+        archive = (await installation.backup()).name
+        await server.execute("CREATE TABLE later AS SELECT 1 AS one")
+        filler = disk / "filler"
+
+        def fill(sentence: str) -> None:
+            if sentence.startswith("Restoring database"):
+                free = os.statvfs(disk)
+                filler.write_bytes(b"x" * (free.f_bavail * free.f_frsize - 12_000_000))
+
+        with pytest.raises(ServiceError):
+            await restore(installation.config, archive, progress=Progress(say=fill))
+        assert filler.exists()
+        filler.unlink()
+        if not server.running:  # PostgreSQL gives up when its log cannot grow
+            server.start()
+        await recover(installation.config, progress=installation.progress())
+        assert await installation.databases() == {"postgres"}
+        [[large, later]] = await server.fetch("SELECT (SELECT count(*) FROM large), (SELECT one FROM later)")
+        assert (large, later) == (30_000, 1)
+        server.close()
+    finally:
+        await run("umount", "-l", str(disk))
+
+
+async def test_too_little_space_is_an_obstacle(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = (await installation.backup()).name
+    monkeypatch.setattr(preflight, "_SPACE_FACTOR", 1e9)
+    with pytest.raises(RestoreRefused, match="the databases need about"):
+        await installation.restore(archive)
+
+
+async def run(*command: str) -> None:
+    process = await asyncio.create_subprocess_exec(*command)
+    assert await process.wait() == 0
