@@ -1,0 +1,59 @@
+"""The group of commands, and the one place where failures become exit codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from service.cli import archives, failures, restoring, settings
+from service.cli.failures import Interrupted
+from service.cli.options import Shared, emit, shared_options
+
+
+class Commands(click.Group):
+    """A group that reports every failure in the one way of `failures`."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        shared = ctx.ensure_object(Shared)
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except (KeyboardInterrupt, click.Abort):
+            failure: BaseException = Interrupted("interrupted before anything was begun")
+        except (Exception, BaseExceptionGroup) as exc:
+            failure = exc
+        code = failures.show(failure, debug=shared.debug)
+        if shared.json:
+            emit({"error": failures.as_json(failure)})
+        return ctx.exit(code)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 restore refused, 4 target, 5 sealing or TPM, "
+    "6 archive damaged or unknown, 7 source, 8 another job runs, 130 interrupted.",
+)
+@shared_options
+def command_line() -> None:
+    """Back up a DeviceOn server's configuration and databases into sealed archives, and restore them.
+
+    ARCHIVE is a name in the configured target, or the path or URL of an archive file (with a / in it).
+    """
+
+
+for command in (
+    archives.backup,
+    archives.list_archives,
+    archives.inspect,
+    archives.verify,
+    restoring.restore,
+    restoring.rollback,
+    restoring.commit,
+    settings.config,
+    settings.doctor,
+    settings.version,
+):
+    command_line.add_command(command)

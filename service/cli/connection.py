@@ -1,0 +1,71 @@
+"""Options for reading and restoring an archive where no configuration is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import click
+
+from service.cli.options import Shared
+
+if TYPE_CHECKING:
+    from service.config import Config
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_TCTI = click.option("--tcti", metavar="TCTI", help="How the TPM is reached. [default: device:/dev/tpmrm0]")
+_STATE_DIR = click.option(
+    "--state-dir", metavar="DIR", type=click.Path(path_type=Path), help="This service's own state."
+)
+_SERVER = (
+    click.option("--pg-host", metavar="HOST", help="PostgreSQL host or socket directory. [env: PGHOST]"),
+    click.option("--pg-port", metavar="PORT", type=int, help="PostgreSQL port. [env: PGPORT]"),
+    click.option("--pg-user", metavar="ROLE", help="PostgreSQL superuser. [env: PGUSER]"),
+    click.option(
+        "--pg-password-file",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Its password. [env: PGPASSWORD, PGPASSFILE]",
+    ),
+    click.option(
+        "--server-version",
+        metavar="VERSION",
+        envvar="DEVICEON_BACKUP_SERVER_VERSION",
+        help="The installed version of the server. [env: DEVICEON_BACKUP_SERVER_VERSION]",
+    ),
+)
+
+
+def reading_options(command: Callable[P, R]) -> Callable[P, R]:
+    """Add what it takes to open an archive."""
+    return _TCTI(command)
+
+
+def settling_options(command: Callable[P, R]) -> Callable[P, R]:
+    """Add what it takes to commit or roll back."""
+    return _STATE_DIR(command)
+
+
+def restoring_options(command: Callable[P, R]) -> Callable[P, R]:
+    """Add what it takes to restore."""
+    for option in (_STATE_DIR, _TCTI, *reversed(_SERVER)):
+        command = option(command)
+    return command
+
+
+def config_for(shared: Shared, archive: str, options: dict[str, Any]) -> Config:
+    """Return the configuration to read or restore `archive` with. Raises ConfigError."""
+    from service.config_for_archive import Given, choose  # noqa: PLC0415 - models take time to import
+
+    return choose(shared.config, archive, Given(**options), os.environ)
+
+
+def config_for_settling(shared: Shared, options: dict[str, Any]) -> Config:
+    """Return the configuration to commit or roll back with. Raises ConfigError."""
+    from service.config_for_archive import Given, choose_for_settling  # noqa: PLC0415 - models take time to import
+
+    return choose_for_settling(shared.config, Given(**options), os.environ)

@@ -1,0 +1,118 @@
+"""What a failure looks like to people and to scripts: words on stderr, and an exit code from one table."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Any
+
+import click
+
+from service.errors import Obstacle, RestoreRefused, ServiceError
+from service.terminal import plain
+from storage_backends.base import StorageError
+
+
+class Exit(IntEnum):
+    """Exit codes; docs/CLI.md explains them."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    REFUSED = 3
+    TARGET = 4
+    SEALING = 5
+    ARCHIVE = 6
+    SOURCE = 7
+    BUSY = 8
+    INTERRUPTED = 130
+
+
+# The first entry whose name is the code, or the beginning of it up to a `_`, decides.
+TABLE: tuple[tuple[str, Exit], ...] = (
+    ("CONFIG", Exit.USAGE),
+    ("RESTORE_REFUSED", Exit.REFUSED),
+    ("RESTORE", Exit.FAILED),
+    ("TARGET", Exit.TARGET),
+    ("SEAL_NOT_AUTHENTIC", Exit.ARCHIVE),  # the key is right, so it is the archive that is not
+    ("SEAL", Exit.SEALING),
+    ("TPM", Exit.SEALING),
+    ("ARCHIVE", Exit.ARCHIVE),
+    ("SOURCE", Exit.SOURCE),
+    ("JOB_REFUSED", Exit.BUSY),
+    ("INTERRUPTED", Exit.INTERRUPTED),
+    ("ERROR", Exit.FAILED),
+)
+
+
+class Interrupted(ServiceError):
+    """A signal ended the job; what it had begun was undone."""
+
+    code = "INTERRUPTED"
+
+
+def exit_code(code: str) -> Exit:
+    """Return the exit code for the `code` of a ServiceError or StorageError."""
+    return next((found for name, found in TABLE if code == name or code.startswith(f"{name}_")), Exit.FAILED)
+
+
+def refusal_code(obstacles: Iterable[Obstacle]) -> Exit:
+    """Return the exit code for obstacles: refused, unless it is the archive's key that cannot be had."""
+    codes = [obstacle.code for obstacle in obstacles]
+    if len(codes) == 1 and codes[0].startswith(("TPM", "SEAL")):
+        return exit_code(codes[0])
+    return Exit.REFUSED
+
+
+def expected(error: BaseException) -> ServiceError | StorageError | None:
+    """Return the error that was raised on purpose, also out of an exception group; None for an unexpected one."""
+    if isinstance(error, ServiceError | StorageError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for inner in error.exceptions if (found := expected(inner))), None)
+    return None
+
+
+def show(error: BaseException, *, debug: bool) -> Exit:
+    """Print a failure on stderr; return the exit code."""
+    if debug:
+        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    known = expected(error)
+    if known is None:
+        click.echo(f"error: unexpected {type(error).__name__}: {plain(str(error))}", err=True)
+        if not debug:
+            click.echo("  what to do: run it again with --debug and report what it prints", err=True)
+        return Exit.FAILED
+    if isinstance(known, RestoreRefused):
+        click.echo("error: the restore is refused; nothing was touched", err=True)
+        show_obstacles(known.obstacles, err=True)
+        return refusal_code(known.obstacles)
+    first, *more = [plain(line) for line in str(known).splitlines()] or [known.code]
+    click.echo("\n".join([f"error: {first}", *more]), err=True)
+    for note in getattr(known, "__notes__", ()):
+        click.echo(f"  note: {plain(note)}", err=True)
+    if known.hint:
+        click.echo(f"  what to do: {plain(known.hint)}", err=True)
+    return exit_code(known.code)
+
+
+def show_obstacles(obstacles: Iterable[Obstacle], *, err: bool = False) -> None:
+    """Print each obstacle with its code and its remedy."""
+    for obstacle in obstacles:
+        click.echo(f"  {plain(obstacle.code)}: {plain(obstacle.message)}", err=err)
+        if obstacle.remedy:
+            click.echo(f"    what to do: {plain(obstacle.remedy)}", err=err)
+
+
+def as_json(error: BaseException) -> dict[str, Any]:
+    """Return a failure for scripts: stable code, message, hint, and whether a retry may help."""
+    known = expected(error)
+    if known is None:
+        return {"code": "UNEXPECTED", "message": type(error).__name__, "hint": "", "transient": False}
+    told = {"code": known.code, "message": str(known), "hint": known.hint, "transient": known.transient}
+    if isinstance(known, RestoreRefused):
+        told["obstacles"] = [
+            {"code": each.code, "message": each.message, "remedy": each.remedy} for each in known.obstacles
+        ]
+    return told

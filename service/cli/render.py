@@ -1,0 +1,181 @@
+"""Results in words, and the same as JSON values. What comes out of archives passes through `plain`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from service.cli.failures import show_obstacles
+from service.terminal import duration, plain, size
+
+if TYPE_CHECKING:
+    from service.archive.parts import Footer, Header, Manifest
+    from service.backup import BackupResult
+    from service.catalog import CatalogEntry
+    from service.finding import Finding
+    from service.restore import RestorePlan, RestoreResult
+    from service.sources.base import PlanItem
+    from storage_backends.base import ObjectInfo
+
+_COLOURS = {True: "green", False: "red", None: "yellow"}
+
+
+def backup(result: BackupResult) -> None:
+    """Print what was backed up."""
+    _left_out(result.excluded, result.warnings)
+    rate = f" ({size(result.raw_bytes / result.seconds)}/s)" if result.seconds > 0 else ""
+    click.echo(
+        f"{plain(result.name)}: {size(result.raw_bytes)} in {result.streams} streams, {result.rows} rows, as"
+        f" {size(result.size)} in {duration(result.seconds)}{rate}; read back and checked"
+    )
+
+
+def archives(entries: Sequence[CatalogEntry], url: str) -> None:
+    """Print one line for each archive."""
+    if not entries:
+        click.echo(f"no archives in {url}")
+        return
+    rows = [("NAME", "CREATED", "SIZE", "CONTENT", "SERVER", "SEALED TO")]
+    for entry in entries:
+        if entry.problem:
+            rows.append((entry.name, "", size(entry.size), "", "", f"cannot be used: {entry.problem}"))
+        else:
+            sealed = entry.fingerprint or ("not sealed" if entry.sealing == "off" else entry.sealing)
+            content = size(entry.raw_bytes or 0)
+            rows.append(
+                (entry.name, _time(entry.created), size(entry.size), content, entry.server_version or "", sealed or "")
+            )
+    _table(rows)
+
+
+def described(
+    info: ObjectInfo, header: Header, footer: Footer, *, manifest: Manifest | None = None, closed: str | None = None
+) -> dict[str, Any]:
+    """Return an archive's description as JSON values; `closed` says why its manifest could not be read."""
+    return {
+        "name": info.key,
+        "size": info.size,
+        "header": header.model_dump(mode="json", exclude_none=True),
+        "footer": footer.model_dump(mode="json", exclude_none=True),
+        "manifest": None if manifest is None else _without_passwords(manifest.model_dump(mode="json")),
+        "closed": closed,
+    }
+
+
+def inspection(found: Mapping[str, Any]) -> None:
+    """Print an archive's description."""
+    header, footer, manifest = found["header"], found["footer"], found["manifest"]
+    rows = [
+        ("archive", found["name"]),
+        ("server", f"{header['product']} {header['server_version']}"),
+        ("created", f"{header['created']} (number {header['seq']})"),
+        ("size", f"{size(found['size'])} for {size(footer['raw_bytes'])}"),
+        ("sealed to", "nobody: not sealed" if header["sealing"] == "off" else header.get("fingerprint", "?")),
+    ]
+    if manifest is not None:
+        rows.append(("written by", " ".join(manifest["tool"][part] for part in ("name", "version"))))
+    _table(rows)
+    if manifest is None:
+        click.echo(f"its content cannot be read here: {plain(str(found['closed']))}")
+        click.echo("what is shown are the archive's own claims, not authenticated")
+        return
+    for source in manifest["sources"]:
+        streams = [stream for stream in manifest["streams"] if stream["source"] == source["name"]]
+        rows_told = sum(int(stream["details"].get("rows", 0)) for stream in streams)
+        told = [f"{size(sum(stream['bytes'] for stream in streams))} in {len(streams)} streams"]
+        told += [f"{rows_told} rows"] if rows_told else []
+        told += [str(source["facts"]["path"])] if "path" in source["facts"] else []
+        click.echo(plain(f"source {source['name']} ({source['type']}): {', '.join(told)}"))
+        counted = Counter(_origin(stream["labels"]) for stream in streams if stream["labels"])
+        for origin, count in sorted(counted.items()):
+            click.echo(plain(f"  {origin}: {count} streams"))
+    _left_out(manifest["excluded"], manifest["warnings"])
+
+
+def _origin(labels: Mapping[str, str]) -> str:
+    return next((labels[key] for key in ("database", "path") if key in labels), next(iter(labels.values())))
+
+
+def _without_passwords(value: Any) -> Any:
+    """Hide the verifiers of roles' passwords, should a source tell any."""
+    if isinstance(value, dict):
+        return {
+            key: "(hidden)" if "password" in key.lower() and isinstance(inner, str) else _without_passwords(inner)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_passwords(inner) for inner in value]
+    return value
+
+
+def plan(found: RestorePlan, *, can_be_allowed: Collection[str]) -> None:
+    """Print what a restore would do and what is in its way."""
+    click.echo(
+        f"{plain(found.archive)}: {plain(found.product)} {plain(found.server_version)}, {_time(found.created)},"
+        f" {size(found.raw_bytes)}"
+    )
+    _items(found.items)
+    _left_out(found.excluded, found.warnings)
+    show_obstacles(found.obstacles)
+    allowed = sorted({obstacle.code for obstacle in found.obstacles} & set(can_be_allowed))
+    if allowed:
+        click.echo(f"can be overridden: {' '.join(f'--allow {code}' for code in allowed)}")
+
+
+def planned(found: RestorePlan) -> dict[str, Any]:
+    """Return a plan as JSON values."""
+    return asdict(found)
+
+
+def restore(result: RestoreResult) -> None:
+    """Print what was restored, and what comes next."""
+    _items(result.items)
+    click.echo(f"restored in {duration(result.seconds)}; the state before is kept beside")
+    click.echo("next: look whether all is well, then `deviceon-backup commit`, or `deviceon-backup rollback`")
+
+
+def restored(result: RestoreResult) -> dict[str, Any]:
+    """Return the result of a restore as JSON values."""
+    return asdict(result)
+
+
+def findings(found: Iterable[Finding]) -> None:
+    """Print one line for each finding, with its remedy below."""
+    for finding in found:
+        word = click.style(f"{finding.word:4}", fg=_COLOURS[finding.ok])
+        click.echo(f"{word}  {plain(finding.name)}: {_lines(finding.message)}")
+        if finding.remedy:
+            click.echo(f"      what to do: {plain(finding.remedy)}")
+
+
+def _lines(text: str) -> str:
+    return "\n      ".join(plain(line) for line in text.splitlines())
+
+
+def _items(items: Iterable[PlanItem]) -> None:
+    for item in items:
+        note = f" ({plain(item.note)})" if item.note else ""
+        click.echo(f"  {plain(item.action):8}{plain(item.what)}{note}")
+
+
+def _left_out(excluded: Iterable[Mapping[str, Any]], warnings: Iterable[str]) -> None:
+    for item in excluded:
+        click.echo(f"left out: {plain(str(item.get('path', '?')))}: {plain(str(item.get('reason', '?')))}")
+    for warning in warnings:
+        click.echo(f"warning: {plain(warning)}")
+
+
+def _time(value: datetime | None) -> str:
+    return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ") if value else ""
+
+
+def _table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(plain(row[column])) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = (f"{plain(cell):{width}}" for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())

@@ -1,0 +1,145 @@
+"""Commands that change what is live: restore, rollback, commit. Each shows what it will do and asks first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from service.cli import failures, render
+from service.cli.connection import config_for, config_for_settling, restoring_options, settling_options
+from service.cli.failures import Exit
+from service.cli.options import Shared, emit, json_option, shared_options
+from service.cli.running import run
+from service.terminal import plain, reporting
+
+if TYPE_CHECKING:
+    from service.config import Config
+
+SUCCESS = "Restore successfully"
+"""The words that the product's manual promises at the end of a restore."""
+
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+
+@click.command()
+@click.argument("archive")
+@click.option("--plan", "plan_only", is_flag=True, help="Show what would be done and what is in the way; do nothing.")
+@click.option("--allow", metavar="CODE", multiple=True, help="Go ahead in spite of this obstacle; may be repeated.")
+@yes_option
+@restoring_options
+@shared_options
+@json_option
+@click.pass_context
+def restore(
+    ctx: click.Context, /, archive: str, plan_only: bool, allow: tuple[str, ...], yes: bool, **options: Any
+) -> None:
+    """Restore an archive; the old state is kept until commit or rollback.
+
+    Everything is restored beside the live data and checked, then exchanged at once. When anything fails, live data is
+    as it was.
+    """
+    from service.config_for_archive import require_version  # noqa: PLC0415
+    from service.restore import restore as recipe  # noqa: PLC0415
+
+    shared: Shared = ctx.obj
+    config = config_for(shared, archive, options)
+    require_version(config)
+    allowed = frozenset(allow)
+    if plan_only:
+        ctx.exit(_show_plan(config, archive, allowed, as_json=shared.json))
+    if not yes:
+        _require_somebody(shared)
+        refused = _show_plan(config, archive, allowed, as_json=False)
+        if refused:
+            ctx.exit(refused)
+        _ask("Restore this archive over what is there now?")
+    with reporting(quiet=shared.quiet) as progress:
+        result = run(recipe(config, archive, allow=allowed, progress=progress))
+    if shared.json:
+        emit(render.restored(result) | {"message": SUCCESS})
+        return
+    render.restore(result)
+    click.echo(SUCCESS)
+
+
+def _show_plan(config: Config, archive: str, allowed: frozenset[str], *, as_json: bool) -> Exit:
+    from service.restore import MAY_BE_ALLOWED, plan_restore  # noqa: PLC0415
+
+    plan = run(plan_restore(config, archive))
+    blocking = [obstacle for obstacle in plan.obstacles if obstacle.code not in allowed & MAY_BE_ALLOWED]
+    code = failures.refusal_code(blocking) if blocking else Exit.OK
+    if as_json:
+        emit(render.planned(plan) | {"possible": not blocking})
+    else:
+        render.plan(plan, can_be_allowed=MAY_BE_ALLOWED)
+        click.echo("A restore would be refused." if blocking else "Nothing is in the way.")
+    return code
+
+
+@click.command()
+@yes_option
+@settling_options
+@shared_options
+@json_option
+@click.pass_obj
+def rollback(shared: Shared, /, yes: bool, **options: Any) -> None:
+    """Return to the state before the last restore; what it restored is removed."""
+    from service.restore import rollback as recipe  # noqa: PLC0415
+
+    config = config_for_settling(shared, options)
+    if not yes and _pending(config, "returns to its state before that; what was restored is removed"):
+        _require_somebody(shared)
+        _ask("Return to the state before the restore?")
+    with reporting(quiet=shared.quiet) as progress:
+        archive = run(recipe(config, progress=progress))
+    if shared.json:
+        emit({"archive": archive, "rolled_back": True})
+    else:
+        click.echo(f"The state before the restore of {plain(archive)} is back")
+
+
+@click.command()
+@yes_option
+@settling_options
+@shared_options
+@json_option
+@click.pass_obj
+def commit(shared: Shared, /, yes: bool, **options: Any) -> None:
+    """Keep what was restored and remove the old state for good."""
+    from service.restore import commit as recipe  # noqa: PLC0415
+
+    config = config_for_settling(shared, options)
+    if not yes and _pending(config, "keeps what was restored; its old state is removed FOR GOOD"):
+        _require_somebody(shared)
+        _ask("Remove the old state?")
+    with reporting(quiet=shared.quiet) as progress:
+        archive = run(recipe(config, progress=progress))
+    if shared.json:
+        emit({"archive": archive, "committed": True})
+    else:
+        click.echo(f"The restore of {plain(archive)} is kept; the state before it is removed")
+
+
+def _pending(config: Config, what_happens: str) -> bool:
+    """Show what waits and what would happen to each source; False when nothing waits, as the recipe will say."""
+    from service.restore import pending  # noqa: PLC0415
+
+    journal = pending(config)
+    if journal is None:
+        return False
+    click.echo(f"Restore {journal.id} of {plain(journal.archive)}, begun {plain(journal.started)}", err=True)
+    for participant in journal.participants:
+        click.echo(f"  {plain(str(participant['name']))} {what_happens}", err=True)
+    return True
+
+
+def _require_somebody(shared: Shared) -> None:
+    if not shared.interactive:
+        raise click.UsageError("nobody is there to be asked; give --yes to go ahead")
+
+
+def _ask(question: str) -> None:
+    answer = click.prompt(f"{question} Type yes", default="", show_default=False, err=True)
+    if answer.strip().lower() != "yes":
+        raise click.Abort
