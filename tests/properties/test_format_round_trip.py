@@ -94,7 +94,7 @@ def test_zip_records_come_back(offset: int, size: int, crc: int, sealed: bool) -
     entry = zip64.Entry(names.stream_entry(3, 9, sealed=sealed), offset, size, crc)
     header = zip64.local_header(entry.name, size=size, crc32=crc)
     assert zip64.read_local_header(header, offset=offset) == entry
-    second, _ = open_archive.Archive._record(None, zip64.directory_record(entry), 0)
+    second, _ = open_archive.Archive._record(zip64.directory_record(entry), 0)
     assert (second.name, second.offset, second.size, second.crc) == (entry.name, offset, size, crc)
 
 

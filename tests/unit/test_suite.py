@@ -35,6 +35,19 @@ def test_the_design_s_own_vectors_hold() -> None:
     assert keys().stream(1).seal(0, b"", last=False).hex() == "5e5fee5a2b6104187a186f0c644a2cb3"
 
 
+def test_the_published_page_has_the_same_vectors() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "ARCHIVE_FORMAT.md").read_text()
+    published = page[page.index("## 10. Test vectors") : page.index("## 11.")]
+    first = KEYS["streams"][0]
+    for value in (KEYS["prk"], KEYS["commit"], KEYS["hh"], first["key"], first["base"], KEYS["key_footer"]):
+        assert f" {value}\n" in published
+    for member in ("nonce", "aad", "sealed"):
+        assert f" {CHUNKS[0][member]}\n" in published
+    assert f" {CHUNKS[1]['sealed']}\n" in published
+    for file in VECTORS.iterdir():
+        assert file.suffix == ".py" or file.is_dir() or f"`{file.name}`" in published, file.name
+
+
 @pytest.mark.parametrize("name", ["keys.json", "chunks.json", "footer.json", "zip.json"])
 def test_the_committed_vectors_are_what_the_code_computes(name: str) -> None:
     assert json.loads((VECTORS / name).read_text()) == computed()[name]

@@ -47,7 +47,7 @@ def test_records_are_written_and_read_as_published(vector: dict[str, Any]) -> No
     assert zip64.local_header(entry.name, size=entry.size, crc32=entry.crc32) == header
     assert zip64.directory_record(entry) == record
     assert zip64.read_local_header(header + b"content", offset=entry.offset) == entry
-    second, position = open_archive.Archive._record(None, record, 0)
+    second, position = open_archive.Archive._record(record, 0)
     assert (second.name, second.offset, second.size, second.crc) == (entry.name, entry.offset, entry.size, entry.crc32)
     assert (position, second.data) == (len(record), entry.data_offset)
 
@@ -150,6 +150,20 @@ def test_zip64_records_where_none_are_needed_are_refused() -> None:
         data = UNSEALED[:-22] + zip64_end + locator + end
         assert zipfile.ZipFile(io.BytesIO(data)).testzip() is None, "other readers take it"
         refused_by_both(data, CorruptArchive)
+
+
+def test_a_directory_that_would_fill_the_memory_is_refused_before_it_is_read() -> None:
+    size = 1 << 40
+    end = zip64.end_records(entries=5, directory_offset=1000, directory_size=size)
+    tail = bytes(zip64.TAIL_BYTES - len(end)) + end
+    with pytest.raises(UnsupportedArchive):
+        zip64.locate_directory(tail, file_size=1000 + size + len(end))
+    with pytest.raises(ValueError, match="does not fit"):
+        zip64.end_records(entries=zip64.MAX_ENTRIES + 1, directory_offset=0, directory_size=0)
+    most = zip64.end_records(entries=zip64.MAX_ENTRIES, directory_offset=1000, directory_size=size)
+    more = most.replace(zip64.MAX_ENTRIES.to_bytes(8, "little"), (zip64.MAX_ENTRIES + 1).to_bytes(8, "little"))
+    with pytest.raises(CorruptArchive, match="more than the format allows"):
+        zip64.locate_directory(tail[: -len(more)] + more, file_size=1000 + size + len(more))
 
 
 def test_the_tail_has_to_be_the_file_s_last_64_kib() -> None:
@@ -271,6 +285,30 @@ def test_a_sealed_archive_changed_in_structure_is_refused_by_both(what: str) -> 
     made = draft(sealed=True)
     HOSTILE[what](made)
     refused_by_both(made.finish())
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("a duplicate chunk", "missing, doubled or out of order"),
+        ("chunks not in order", "missing, doubled or out of order"),
+        ("the first chunk dropped", "missing, doubled or out of order"),
+        ("a middle chunk dropped", "missing, doubled or out of order"),
+        ("a stream behind the manifest", "follows the manifest"),
+        ("no manifest", "no manifest"),
+        ("no key slots", "out of place"),
+        ("a chunk that is not sealed", "out of place"),
+        ("a second header", "out of place"),
+        ("header last", "not an archive"),
+        ("a name that climbs", "no name"),
+        ("a chunk with a trailing newline", "no name"),
+    ],
+)
+def test_the_directory_alone_gives_it_away(what: str, why: str) -> None:
+    made = draft(sealed=True)
+    HOSTILE[what](made)
+    with pytest.raises(ArchiveError, match=why):
+        parse(made.finish())
 
 
 NEEDS_SEALING = (
@@ -403,6 +441,14 @@ def test_bytes_in_front_behind_or_between_are_refused(data: bytes) -> None:
         refused_by_both(data[: location.offset] + more + data[location.offset : -22] + end, CorruptArchive)
     commented = data[:-2] + b"\x01\x00x"
     refused_by_both(commented, CorruptArchive, match="comment")
+
+
+def test_bytes_behind_the_last_record_of_the_directory_are_refused() -> None:
+    location = zip64.locate_directory(UNSEALED, file_size=len(UNSEALED))
+    for more in (b"\0", bytes(46), b"PK\x01\x02" + bytes(42)):
+        size = location.size + len(more)
+        end = zip64.end_records(entries=location.entries, directory_offset=location.offset, directory_size=size)
+        refused_by_both(UNSEALED[:-22] + more + end, CorruptArchive, match="follow the last record")
 
 
 def test_overlapping_entries_are_refused() -> None:

@@ -26,8 +26,9 @@ import sys
 import tempfile
 import threading
 import zlib
-from collections import namedtuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 EXAMPLES = """examples:
   open_archive.py list Backup_20250131_0200Z.zip
@@ -62,7 +63,22 @@ TIME = "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"
 ARCHIVE = r"Backup_([0-9]{8}_[0-9]{4})Z\.zip"
 CHUNK = r"streams/([0-9a-f]{8})/([0-9a-f]{8})\.(zst|sealed)"
 
-Entry = namedtuple("Entry", "name offset data size crc record")
+Members = dict[str, Any]
+Check = Callable[[Any], bool]
+Shape = dict[str, Check]
+Engine = Callable[[Any, int], bytes]
+"""Decompresses a frame, and stops after so many bytes."""
+
+
+class Entry(NamedTuple):
+    """One entry of the ZIP file. `data` is where its content starts, `record` its bytes in the directory."""
+
+    name: str
+    offset: int
+    data: int
+    size: int
+    crc: int
+    record: bytes
 
 
 class Problem(Exception):
@@ -92,21 +108,21 @@ class FileProblem(Problem):
 # ---------------------------------------------------------------------------------------------------------- JSON
 
 
-def strict_json(data, what):
+def strict_json(data: bytes, what: str) -> Members:
     """Return the object that a JSON part is, or refuse it."""
 
-    def unique(pairs):
+    def unique(pairs: list[tuple[str, Any]]) -> Members:
         if len({name for name, _ in pairs}) != len(pairs):
             raise ValueError("a member stands twice in one object")
         return dict(pairs)
 
-    def refuse(text):
+    def refuse(text: str) -> NoReturn:
         raise ValueError(text + " is not a number")
 
-    def integer(text):
+    def integer(text: str) -> int:
         return int(text) if len(text) <= 20 else refuse("something so long")
 
-    def real(text):
+    def real(text: str) -> float:
         number = float(text)
         return number if abs(number) < float("inf") else refuse("something so large")
 
@@ -123,7 +139,7 @@ def strict_json(data, what):
     return value
 
 
-def check_depth(value, left):
+def check_depth(value: Any, left: int) -> None:
     """Refuse what is nested more than `left` deep."""
     inner = value if type(value) is list else list(value.values()) if type(value) is dict else None
     if inner is None:
@@ -134,22 +150,22 @@ def check_depth(value, left):
         check_depth(part, left - 1)
 
 
-def is_text(pattern):
+def is_text(pattern: str) -> Check:
     """Make a check for text that a pattern describes whole."""
     return lambda value: type(value) is str and re.fullmatch(pattern, value) is not None
 
 
-def is_number(low, high=MAX_NUMBER):
+def is_number(low: int, high: int = MAX_NUMBER) -> Check:
     """Make a check for an integer in a range (True is none)."""
     return lambda value: type(value) is int and low <= value <= high
 
 
-def is_line(value):
+def is_line(value: Any) -> bool:
     """Tell whether a value is one line of text that can be shown."""
     return type(value) is str and 1 <= len(value) <= 500 and value.isprintable()
 
 
-def is_time(value):
+def is_time(value: Any) -> bool:
     """Tell whether a value is a UTC time that the calendar has."""
     if not is_text(TIME)(value):
         return False
@@ -160,7 +176,7 @@ def is_time(value):
     return True
 
 
-def is_archive_name(value):
+def is_archive_name(value: Any) -> bool:
     """Tell whether a value is the name of an archive, with a time that the calendar has."""
     match = re.fullmatch(ARCHIVE, value) if type(value) is str else None
     try:
@@ -169,27 +185,29 @@ def is_archive_name(value):
         return False
 
 
-def is_list_of(check):
+def is_list_of(check: Check) -> Check:
     """Make a check for lists."""
     return lambda value: type(value) is list and all(map(check, value))
 
 
-def is_object(value):
+def is_object(value: Any) -> bool:
     """Tell whether a value is a JSON object."""
     return type(value) is dict
 
 
-def is_texts(value):
+def is_texts(value: Any) -> bool:
     """Tell whether a value is an object of texts."""
     return type(value) is dict and all(type(text) is str for text in value.values())
 
 
-def is_slot(value):
+def is_slot(value: Any) -> bool:
     """Tell whether a value is a key slot of whatever type."""
     return type(value) is dict and is_text("[a-z0-9-]{1,32}")(value.get("type"))
 
 
-def check_members(value, what, members, *, optional=None, others=False):
+def check_members(
+    value: Members, what: str, members: Shape, *, optional: Shape | None = None, others: bool = False
+) -> None:
     """Refuse an object that lacks a member, has a wrong one, or one of which the format knows nothing."""
     known = dict(members, **(optional or {}))
     for name in members:
@@ -254,12 +272,12 @@ STREAM_MEMBERS = {
 }
 
 
-def read_header(data):
+def read_header(data: bytes) -> Members:
     """Return header.json. What another version would change is judged first."""
     header = strict_json(data, "header.json")
     if header.get("format") != "deviceon-backup":
         raise Problem("this is not a DeviceOn backup archive")
-    version, reader, suite = (header.get(name) for name in ("version", "min_reader", "suite"))
+    version, reader, suite = (header.get(name, "") for name in ("version", "min_reader", "suite"))
     if not all(type(number) is int for number in (version, reader, suite)):
         raise Problem("header.json lacks its version, min_reader or suite")
     if max(version, reader) > 1:
@@ -276,7 +294,7 @@ def read_header(data):
     return header
 
 
-def read_manifest(data):
+def read_manifest(data: bytes) -> Members:
     """Return the manifest; it may have members that this reader does not know."""
     manifest = strict_json(data, "the manifest")
     check_members(manifest, "the manifest", MANIFEST_MEMBERS, others=True)
@@ -296,7 +314,7 @@ def read_manifest(data):
 # ---------------------------------------------------------------------------------------------------------- zstd
 
 
-def frame_size(frame):
+def frame_size(frame: bytes | memoryview) -> int:
     """Return the raw size that a zstd frame claims; refuse what is not one whole frame as the format wants it.
 
     RFC 8878, section 3.1.1: magic, descriptor, window, dictionary id, content size, blocks, checksum.
@@ -326,7 +344,7 @@ def frame_size(frame):
     return size
 
 
-def find_decompressor():
+def find_decompressor() -> Engine:
     """Return a function (frame, most bytes) -> raw bytes, from whatever this machine has."""
     for name in ("compression.zstd", "backports.zstd"):
         try:
@@ -347,31 +365,34 @@ def find_decompressor():
     return lambda frame, most: zstandard.ZstdDecompressor().stream_reader(bytes(frame)).read(most)
 
 
-def run_zstd(program, frame, most):
+def run_zstd(program: str, frame: bytes | memoryview, most: int) -> bytes:
     """Decompress with the program; it is ended as soon as it writes more than it may."""
     command = [program, "-d", "-q", "-c", "--memory=128MB"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        source, sink = process.stdin, process.stdout
+        assert source is not None
+        assert sink is not None
 
-        def feed():
+        def feed() -> None:
             try:
-                with process.stdin:
-                    process.stdin.write(frame)
+                with source:
+                    source.write(frame)
             except OSError:
                 pass  # it ended early; its exit code says so
 
         feeder = threading.Thread(target=feed)
         feeder.start()
-        raw = process.stdout.read(most)
+        raw = sink.read(most)
         if len(raw) == most:
             process.kill()
         feeder.join()
-        process.stdout.close()
+        sink.close()
     if process.returncode != 0:
         raise ValueError("zstd refuses it")
     return raw
 
 
-def decompress(engine, frame, max_raw):
+def decompress(engine: Engine, frame: bytes | memoryview, max_raw: int) -> bytes:
     """Return the raw bytes of a chunk's body."""
     size = frame_size(frame)
     if size > max_raw:
@@ -393,7 +414,7 @@ def decompress(engine, frame, max_raw):
 class Keys:
     """The keys of a sealed archive (suite 1)."""
 
-    def __init__(self, data_key, archive_id, header):
+    def __init__(self, data_key: bytes, archive_id: bytes, header: bytes) -> None:
         """Derive them; `header` is the exact bytes of header.json."""
         try:
             aead = importlib.import_module("cryptography.hazmat.primitives.ciphers.aead")
@@ -407,25 +428,25 @@ class Keys:
         self._archive_id = archive_id
         self._prk = hmac.new(archive_id, data_key, "sha256").digest()
         self._hh = hashlib.sha256(header).digest()
-        self._streams = {}
+        self._streams: dict[int, tuple[Any, bytes]] = {}
 
-    def _expand(self, info, length):
+    def _expand(self, info: bytes, length: int) -> bytes:
         blocks = block = b""
         for counter in range(1, -(-length // 32) + 1):
             block = hmac.new(self._prk, block + info + bytes([counter]), "sha256").digest()
             blocks += block
         return blocks[:length]
 
-    def commit(self):
+    def commit(self) -> bytes:
         """Return the commitment to the data key."""
         return self._expand(LABEL + b"/commit" + struct.pack(">BH", 0, 1), 32)
 
-    def footer_mac(self, message):
+    def footer_mac(self, message: bytes) -> bytes:
         """Return the MAC of the footer."""
         key = self._expand(LABEL + b"/footer" + struct.pack(">BH", 0, 1) + self._hh, 32)
         return hmac.new(key, message, "sha256").digest()
 
-    def open(self, stream, index, last, sealed):
+    def open(self, stream: int, index: int, last: bool, sealed: bytes | memoryview) -> bytes:
         """Return the body of a chunk, or refuse it."""
         if stream not in self._streams:
             keying = self._expand(LABEL + b"/stream" + struct.pack(">BHI", 0, 1, stream) + self._hh, 44)
@@ -434,12 +455,13 @@ class Keys:
         nonce = bytes(a ^ b for a, b in zip(base, bytes(7) + struct.pack(">IB", index, last)))  # noqa: B905
         aad = LABEL + b"/chunk" + bytes(1) + self._archive_id + struct.pack(">IIB", stream, index, last)
         try:
-            return cipher.decrypt(nonce, bytes(sealed), aad)
+            body: bytes = cipher.decrypt(nonce, bytes(sealed), aad)
         except self._invalid:
             raise Problem(f"chunk {index} of stream {stream} is not what was sealed there") from None
+        return body
 
 
-def read_key(options):
+def read_key(options: argparse.Namespace) -> bytes | None:
     """Return the data key that the command line gives, or None."""
     if options.key is not None:
         text = options.key.encode()
@@ -467,11 +489,11 @@ class Archive:
     `manifest` is None when the archive is sealed and no key was given.
     """
 
-    def __init__(self, file, data_key=None):
+    def __init__(self, file: BinaryIO, data_key: bytes | None = None) -> None:
         """Read and check it from a seekable binary file. `data_key` is 32 bytes or None."""
         self._file = file
         self._size = file.seek(0, os.SEEK_END)
-        self._engine = None
+        self._engine: Engine | None = None
         self._judge_version()
         self.entries = self._read_directory()
         self._check_order()
@@ -483,11 +505,11 @@ class Archive:
         self.slots = self._read_slots() if self.sealed else []
         self._keys = self._unlock(data_key, header_bytes) if self.sealed and data_key else None
         self.footer = self._read_footer()
-        self.manifest = None
+        self.manifest: Members | None = None
         if self._keys or not self.sealed:
             self.manifest = self._read_manifest()
 
-    def stream(self, stream):
+    def stream(self, stream: Members) -> Iterator[bytes]:
         """Yield the raw chunks of one stream of the manifest; compare length and SHA-256 before the end."""
         digest, length = hashlib.sha256(), 0
         for raw in self._chunks(stream["id"]):
@@ -497,20 +519,24 @@ class Archive:
         if length != stream["bytes"] or digest.hexdigest() != stream["sha256"]:
             raise Problem(f"stream {stream['id']} is not what the manifest says")
 
-    def verify(self):
+    def verify(self) -> int:
         """Read everything once; return how many raw bytes there were."""
+        return sum(len(raw) for stream in self.streams() for raw in self.stream(stream))
+
+    def streams(self) -> list[Members]:
+        """Return what the manifest tells of each stream."""
         if self.manifest is None:
             raise KeyProblem("this archive is sealed: give its data key with --key-file")
-        return sum(len(raw) for stream in self.manifest["streams"] for raw in self.stream(stream))
+        return list(self.manifest["streams"])
 
-    def _at(self, offset, length):
+    def _at(self, offset: int, length: int) -> bytes:
         self._file.seek(offset)
         data = self._file.read(length)
         if len(data) != length:
             raise Problem("the file became shorter while it was read")
         return data
 
-    def _judge_version(self):
+    def _judge_version(self) -> None:
         """Judge the header of another format version first: nothing behind it needs to look as it does today."""
         head = self._at(0, min(self._size, MAX_PART + 64))
         if self._size < 4 or head[:4] != b"PK\x03\x04":
@@ -521,7 +547,7 @@ class Archive:
             if len(content) == size and zlib.crc32(content) == int.from_bytes(head[14:18], "little"):
                 read_header(content)
 
-    def _read_directory(self):
+    def _read_directory(self) -> list[Entry]:
         """Return all entries; they fill the file from its beginning to the directory."""
         tail = self._at(max(0, self._size - 98), min(self._size, 98))
         if len(tail) < 22 or tail[-22:-18] != b"PK\x05\x06":
@@ -550,7 +576,7 @@ class Archive:
             raise Problem("the directory does not fit the entries")
         return entries
 
-    def _zip64_end(self, tail, short_count, short_size, short_offset):
+    def _zip64_end(self, tail: bytes, short_count: int, short_size: int, short_offset: int) -> tuple[int, int, int]:
         if len(tail) < 98 or tail[:4] != b"PK\x06\x06" or tail[56:60] != b"PK\x06\x07":
             raise Problem("the ZIP64 end record is missing")
         length, made, needed, disk, start, here, count, size, offset = struct.unpack("<Q2H2I4Q", tail[4:56])
@@ -564,7 +590,8 @@ class Archive:
             raise Problem("the ZIP64 end record is not as the format wants it")
         return count, size, offset
 
-    def _record(self, directory, position):
+    @staticmethod
+    def _record(directory: bytes, position: int) -> tuple[Entry, int]:
         """Return the entry of one directory record, and where the next record is."""
         fixed = directory[position : position + 46]
         if len(fixed) != 46 or fixed[:4] != b"PK\x01\x02":
@@ -592,12 +619,12 @@ class Archive:
         data = offset + 30 + name_length
         return Entry(name, offset, data, size, crc, record), position + extra_length
 
-    def _check_order(self):
+    def _check_order(self) -> None:
         names = [entry.name for entry in self.entries]
         suffix, first = ("sealed", 2) if names[1] == "keyslots.json" else ("zst", 1)
         if names[0] != "header.json" or names[-1] != "footer.json":
             raise Problem("header or footer are missing")
-        self._counts = {}
+        self._counts: dict[int, int] = {}
         for name in names[first:-1]:
             match = re.fullmatch(CHUNK, name)
             if match is None or match.group(3) != suffix:
@@ -609,7 +636,7 @@ class Archive:
         if MANIFEST not in self._counts:
             raise Problem("the manifest is missing")
 
-    def _content(self, entry):
+    def _content(self, entry: Entry) -> memoryview:
         """Return what an entry holds, after its local header and CRC-32."""
         data = memoryview(self._at(entry.offset, entry.data - entry.offset + entry.size))
         size, crc = entry.size, entry.crc
@@ -622,25 +649,25 @@ class Archive:
             raise Problem(f"{entry.name} is damaged: its CRC-32 is wrong")
         return content
 
-    def _part(self, entry):
+    def _part(self, entry: Entry) -> bytes:
         if entry.size > MAX_PART:
             raise Problem(f"{entry.name} is too large")
         return bytes(self._content(entry))
 
-    def _read_slots(self):
+    def _read_slots(self) -> list[Members]:
         slots = strict_json(self._part(self.entries[1]), "keyslots.json")
         check_members(slots, "keyslots.json", {"slots": is_list_of(is_slot)})
         if not 1 <= len(slots["slots"]) <= 64:
             raise Problem("keyslots.json has no slots, or too many")
-        return slots["slots"]
+        return list(slots["slots"])
 
-    def _unlock(self, data_key, header_bytes):
+    def _unlock(self, data_key: bytes, header_bytes: bytes) -> Keys:
         keys = Keys(data_key, bytes.fromhex(self.header["archive_id"]), header_bytes)
         if not hmac.compare_digest(keys.commit(), bytes.fromhex(self.header["commit"])):
             raise KeyProblem("this key is not the one the archive was made with, or its header was altered")
         return keys
 
-    def _read_footer(self):
+    def _read_footer(self) -> Members:
         data = self._part(self.entries[-1])
         footer = strict_json(data, "footer.json")
         check_members(footer, "footer.json", FOOTER_MEMBERS, optional={"mac": is_text(HEX64)})
@@ -656,13 +683,13 @@ class Archive:
         )
         if not all(agreed):
             raise Problem("header, directory and footer do not belong together")
-        if self._keys is not None:
+        if self._keys is not None and mac is not None:
             message = canonical({name: value for name, value in footer.items() if name != "mac"})
             if not hmac.compare_digest(self._keys.footer_mac(message), bytes.fromhex(mac)):
                 raise Problem("the footer is not what was sealed there")
         return footer
 
-    def _read_manifest(self):
+    def _read_manifest(self) -> Members:
         parts, length = [], 0
         for raw in self._chunks(MANIFEST):
             parts.append(raw)
@@ -680,8 +707,10 @@ class Archive:
             raise Problem("the manifest does not fit what the archive holds")
         return manifest
 
-    def _chunks(self, stream):
+    def _chunks(self, stream: int) -> Iterator[bytes]:
         """Yield the raw bytes of each chunk of a stream, authenticated."""
+        if self.sealed and self._keys is None:
+            raise KeyProblem("this archive is sealed: give its data key with --key-file")
         if self._engine is None:
             self._engine = find_decompressor()
         max_raw, count = self.header["max_raw"], self._counts[stream]
@@ -691,15 +720,15 @@ class Archive:
         for index, entry in enumerate(chunks):
             if entry.size > most:
                 raise Problem(f"{entry.name} is larger than a chunk can be")
-            body = self._content(entry)
+            body: bytes | memoryview = self._content(entry)
             last = index == count - 1
-            if self.sealed:
+            if self._keys is not None:
                 body = self._keys.open(stream, index, last, body)
             raw = decompress(self._engine, body, max_raw)
             yield raw
 
 
-def canonical(value):
+def canonical(value: Members) -> bytes:
     """Return the canonical JSON of an object of plain members."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -707,15 +736,15 @@ def canonical(value):
 # ------------------------------------------------------------------------------------------------------ commands
 
 
-def shown(text):
+def shown(text: object) -> str:
     """Make text from an archive safe for a terminal."""
     return "".join(char if char.isprintable() else "?" for char in str(text))
 
 
-def command_list(archive, options):
+def command_list(archive: Archive, options: argparse.Namespace) -> None:
     """Tell what the archive holds."""
     if options.json:
-        told = {"header": archive.header, "footer": archive.footer, "manifest": archive.manifest}
+        told: Members = {"header": archive.header, "footer": archive.footer, "manifest": archive.manifest}
         told["slots"] = [slot["type"] for slot in archive.slots]
         print(json.dumps(told, indent=2, sort_keys=True))
         return
@@ -735,32 +764,28 @@ def command_list(archive, options):
         print(f"{stream['id']:>6}  {stream['bytes']:>14}  {stream['kind']} {shown(labels)}")
 
 
-def command_verify(archive, options):
+def command_verify(archive: Archive, options: argparse.Namespace) -> None:
     """Read every byte and compare it with what the archive says of itself."""
-    raw, name = archive.verify(), archive.header["name"]
-    proven = (
-        "every byte is authentic" if archive.sealed else "nothing is damaged (not sealed: authorship is not proven)"
-    )
+    raw, name, count = archive.verify(), archive.header["name"], len(archive.streams())
+    proven = "all of it is authentic" if archive.sealed else "nothing is damaged (not sealed: authorship is not proven)"
     if options.json:
-        print(json.dumps({"name": name, "streams": len(archive.manifest["streams"]), "raw_bytes": raw, "ok": True}))
+        print(json.dumps({"name": name, "streams": count, "raw_bytes": raw, "ok": True}))
     else:
-        print(f"{name}: {len(archive.manifest['streams'])} streams, {raw} bytes; {proven}")
+        print(f"{name}: {count} streams, {raw} bytes; {proven}")
 
 
-def file_name(stream):
+def file_name(stream: Members) -> str:
     """Return a name for the file of a stream that is safe on every file system, and its own."""
     told = [value for _, value in sorted(stream["labels"].items())]
     safe = re.sub(r"[^A-Za-z0-9._=-]+", "_", "-".join([stream["kind"], *told]))
     return f"{stream['id']:06d}-{safe[:120]}{EXTENSIONS.get(stream['kind'], '.bin')}"
 
 
-def command_extract(archive, options):
+def command_extract(archive: Archive, options: argparse.Namespace) -> None:
     """Write streams to files."""
-    if archive.manifest is None:
-        raise KeyProblem("this archive is sealed: give its data key with --key-file")
     streams = [
         stream
-        for stream in archive.manifest["streams"]
+        for stream in archive.streams()
         if options.stream in (None, stream["id"]) and options.kind in (None, stream["kind"])
     ]
     if not streams and (options.stream is not None or options.kind is not None):
@@ -778,7 +803,7 @@ def command_extract(archive, options):
     print(manifest)
 
 
-def write_whole(path, pieces):
+def write_whole(path: str, pieces: Iterable[bytes]) -> None:
     """Write a file under a temporary name; give it its own name only when all of it is there and proven."""
     handle, temporary = tempfile.mkstemp(prefix=".unfinished-", dir=os.path.dirname(path) or ".")  # mode 0600
     try:
@@ -793,7 +818,7 @@ def write_whole(path, pieces):
         raise
 
 
-def parse_arguments(arguments):
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options."""
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=shape)
@@ -817,7 +842,7 @@ def parse_arguments(arguments):
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
     options = parse_arguments(arguments)
     run = {"list": command_list, "verify": command_verify, "extract": command_extract}[options.command]
