@@ -19,8 +19,8 @@ CREATE TABLE words (word citext PRIMARY KEY, soundex text GENERATED ALWAYS AS (s
 INSERT INTO words VALUES ('Knuth'), ('Hilbert'), ('naïve');
 CREATE TABLE cubes (c cube, s seg, e earth, i isbn, n issn13, u uuid DEFAULT uuid_nil(), l ltree, t lquery,
     q ltxtquery, k query_int);
-INSERT INTO cubes VALUES ('(1,2),(3,4)', '1.5 .. 2.50', ll_to_earth(48.1, 11.6), '978-0-393-04002-9', '977-1436-452-00-8',
-    DEFAULT, 'Top.Science', 'Top.*{0,2}.Astro%', 'Europe & Russia*@', '1&(2|3)');
+INSERT INTO cubes VALUES ('(1,2),(3,4)', '1.5 .. 2.50', ll_to_earth(48.1, 11.6), '978-0-393-04002-9',
+    '977-1436-452-00-8', DEFAULT, 'Top.Science', 'Top.*{0,2}.Astro%', 'Europe & Russia*@', '1&(2|3)');
 CREATE INDEX ON cubes USING gist (c);
 CREATE INDEX ON cubes USING gist (l);
 CREATE TABLE numbers (a int, b int[], c text, h hstore);
