@@ -163,7 +163,10 @@ def carry_out(plan: Plan) -> None:
 
 
 def take_back(plan: Plan) -> None:
-    """Bring back what was live, from wherever the exchange stands; also what an earlier `take_back` left undone."""
+    """Bring back what was live, from wherever the exchange stands; also what an earlier `take_back` left undone.
+
+    Names that others added since to a directory that was passed through stay: they may be data that must stay.
+    """
     for group in reversed(plan.groups):
         if not os.path.lexists(group.live):
             continue  # the parents were never made, or removed again

@@ -69,6 +69,16 @@ class Scene(ABC):
     @abstractmethod
     def make(self) -> None: ...
 
+    def use(self) -> None:
+        """Do what a server does that was started again: replace, remove and add files."""
+        write(self.root / "fresh.xml", "used")
+        (self.root / "fresh.xml").replace(self.root / "server.xml")
+        for path in self.root.iterdir():
+            if path.name.startswith("only-"):
+                shutil.rmtree(path)
+        write(self.root / "only-old", "a file now")
+        write(self.root / "only-used" / "u", "used")
+
     def restorer(self) -> Restorer:
         return tree_restorer(self.root)
 
@@ -241,8 +251,14 @@ class Database(Scene):
 
     def make(self) -> None:
         self.fill("old")
+        self.write_into_the_log("only in the log")
+
+    def use(self) -> None:
+        self.write_into_the_log("used")
+
+    def write_into_the_log(self, row: str) -> None:
         with closing(sqlite3.connect(self.file)) as database:
-            database.execute("INSERT INTO t VALUES ('only in the log')")
+            database.execute("INSERT INTO t VALUES (?)", [row])
             database.commit()
             left = [(Path(f"{self.file}{end}"), Path(f"{self.file}{end}").read_bytes()) for end in ("-wal", "-shm")]
         for path, content in left:
@@ -264,6 +280,13 @@ class Database(Scene):
         return {"rows": rows, "mode": (self.file.stat().st_mode,)}
 
 
+class QuietDatabase(Database):
+    """The old database has no log; what its successor's users leave beside it must not become one."""
+
+    def make(self) -> None:
+        self.fill("old")
+
+
 def leftover_names(directory: Path) -> list[str]:
     return [path.name for path in directory.iterdir() if path.name.startswith(".deviceon-backup-")]
 
@@ -272,7 +295,15 @@ def mount(path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=755", "none", path], check=True)
 
 
-SCENES = [WholeTree, NothingThere, WithDataThatStays, OnAFileSystemWithoutExchange, MountPoints, Database]
+SCENES = [
+    WholeTree,
+    NothingThere,
+    WithDataThatStays,
+    OnAFileSystemWithoutExchange,
+    MountPoints,
+    Database,
+    QuietDatabase,
+]
 
 
 @pytest.fixture(params=SCENES, ids=lambda scene: scene.__name__)
@@ -364,16 +395,27 @@ def test_killed_at_every_step_of_the_swap_undo_brings_back_the_old_state(scene: 
     assert 4 < step < 499
 
 
-def test_killed_at_every_step_of_undo_the_next_undo_ends_it(scene: Scene) -> None:
+def test_used_before_undo_and_undo_killed_at_every_step_the_old_state_comes_back(scene: Scene) -> None:
     for step in range(1, 500):
         swapped(scene)
+        scene.use()
         killed = run_killed(scene, step, "undo")
+        run_killed(scene, 1 + step * 5 % 23, "undo")
         undo(scene)
-        assert scene.look() == scene.old
+        assert at_the_root_as_it_must_be(scene.look(), scene.old)
+        assert scene.look_at_what_stays() == scene.stays
         assert not leftovers(scene.top)
         if not killed:
             break
     assert 4 < step < 499
+
+
+def at_the_root_as_it_must_be(now: Listing, old: Listing) -> bool:
+    """What was added after the swap to a directory that was passed through may stay; what was there is back."""
+    added = now.keys() - old.keys()
+    assert all(path.startswith("only-") for path in added), added
+    assert {path: value for path, value in now.items() if path not in added} == old
+    return True
 
 
 def test_killed_at_every_step_of_the_commit_the_new_state_stands_and_the_next_commit_ends_it(scene: Scene) -> None:
