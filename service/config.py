@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -154,7 +154,7 @@ class PostgresqlSettings(Settings):
     """A PostgreSQL server: its databases with roles, owners and grants."""
 
     type: Literal["postgresql"] = "postgresql"
-    """`postgresql`."""
+    """Kind of source."""
     name: SourceName = "postgresql"
     """Name of this source in archives; unique in this file."""
     host: Word = "/var/run/postgresql"
@@ -203,7 +203,7 @@ class TreeSettings(Settings):
     """A directory with everything below it: the server's configuration."""
 
     type: Literal["tree"] = "tree"
-    """`tree`."""
+    """Kind of source."""
     name: SourceName = "config"
     """Name of this source in archives; unique in this file."""
     path: AbsolutePath
@@ -216,7 +216,7 @@ class SqliteSettings(Settings):
     """An SQLite database file, such as Grafana's; read with SQLite's online backup while it is in use."""
 
     type: Literal["sqlite"] = "sqlite"
-    """`sqlite`."""
+    """Kind of source."""
     name: SourceName = "sqlite"
     """Name of this source in archives; unique in this file."""
     path: AbsolutePath
@@ -237,15 +237,15 @@ class Config(Settings):
     """The whole configuration."""
 
     server: ServerSettings
-    """The server this service runs beside."""
+    """The server and its version."""
     target: TargetSettings
-    """Where archives are kept."""
+    """The place for archives."""
     state_dir: AbsolutePath = Path("/var/lib/deviceon-backup")
     """Directory of this service's own state: the pinned TPM and the journal of restores."""
     sealing: SealingSettings = SealingSettings()
-    """Whether archives are encrypted to this machine's TPM."""
+    """Encryption of archives."""
     compression: CompressionSettings = CompressionSettings()
-    """How archives are compressed."""
+    """Compression of archives."""
     sources: list[AnySource]
     """What is backed up; each item has a `type`."""
 
@@ -295,4 +295,7 @@ def load(path: Path | str | None = None) -> Config:
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the configuration file."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+    schema = Config.model_json_schema()
+    for model in get_args(SourceSettings):
+        schema["$defs"][model.__name__].setdefault("required", []).insert(0, "type")  # no file can do without it
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

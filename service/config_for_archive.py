@@ -94,9 +94,14 @@ def config_for_archive(archive: str, given: Given, environment: Mapping[str, str
         raise _problem(Config, exc) from exc
 
 
+def version_is_known(config: Config) -> bool:
+    """Tell whether anybody said which version of the server is installed."""
+    return config.server.version != UNKNOWN_VERSION
+
+
 def require_version(config: Config) -> None:
     """Raise ConfigError when nobody said which version of the server is installed: a restore must know."""
-    if config.server.version == UNKNOWN_VERSION:
+    if not version_is_known(config):
         raise ConfigError(
             "without a configuration the installed version of the server is not known",
             hint="Give --server-version VERSION (or DEVICEON_BACKUP_SERVER_VERSION): an archive is restored only to "

@@ -91,14 +91,10 @@ def inspection(found: Mapping[str, Any]) -> None:
         told += [f"{rows_told} rows"] if rows_told else []
         told += [str(source["facts"]["path"])] if "path" in source["facts"] else []
         click.echo(plain(f"source {source['name']} ({source['type']}): {', '.join(told)}"))
-        counted = Counter(_origin(stream["labels"]) for stream in streams if stream["labels"])
-        for origin, count in sorted(counted.items()):
-            click.echo(plain(f"  {origin}: {count} streams"))
+        counted = Counter(stream["labels"]["database"] for stream in streams if "database" in stream["labels"])
+        for database, count in sorted(counted.items()):
+            click.echo(plain(f"  database {database}: {count} streams"))
     _left_out(manifest["excluded"], manifest["warnings"])
-
-
-def _origin(labels: Mapping[str, str]) -> str:
-    return next((labels[key] for key in ("database", "path") if key in labels), next(iter(labels.values())))
 
 
 def _without_passwords(value: Any) -> Any:

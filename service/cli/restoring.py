@@ -11,6 +11,7 @@ from service.cli.connection import config_for, config_for_settling, restoring_op
 from service.cli.failures import Exit
 from service.cli.options import Shared, emit, json_option, shared_options
 from service.cli.running import run
+from service.errors import ConfigError
 from service.terminal import plain, reporting
 
 if TYPE_CHECKING:
@@ -39,12 +40,10 @@ def restore(
     Everything is restored beside the live data and checked, then exchanged at once. When anything fails, live data is
     as it was.
     """
-    from service.config_for_archive import require_version  # noqa: PLC0415
     from service.restore import restore as recipe  # noqa: PLC0415
 
     shared: Shared = ctx.obj
-    config = config_for(shared, archive, options)
-    require_version(config)
+    config = _with_version(shared, config_for(shared, archive, options))
     allowed = frozenset(allow)
     if plan_only:
         ctx.exit(_show_plan(config, archive, allowed, as_json=shared.json))
@@ -61,6 +60,17 @@ def restore(
         return
     render.restore(result)
     click.echo(SUCCESS)
+
+
+def _with_version(shared: Shared, config: Config) -> Config:
+    """Return `config` knowing the installed version, which an archive alone cannot tell; ask when somebody is there."""
+    from service.config_for_archive import Given, require_version, version_is_known, with_given  # noqa: PLC0415
+
+    if not version_is_known(config) and shared.interactive:
+        said = click.prompt("Installed version of the server", err=True)
+        return with_given(config, Given(server_version=said.strip()))
+    require_version(config)
+    return config
 
 
 def _show_plan(config: Config, archive: str, allowed: frozenset[str], *, as_json: bool) -> Exit:
@@ -136,7 +146,7 @@ def _pending(config: Config, what_happens: str) -> bool:
 
 def _require_somebody(shared: Shared) -> None:
     if not shared.interactive:
-        raise click.UsageError("nobody is there to be asked; give --yes to go ahead")
+        raise ConfigError("nobody is there to be asked", hint="Give --yes to go ahead without asking.")
 
 
 def _ask(question: str) -> None:

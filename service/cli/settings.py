@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import click
 
 from service.cli import render
@@ -23,6 +22,15 @@ def schema() -> None:
     from service.config import json_schema  # noqa: PLC0415
 
     emit(json_schema())
+
+
+@config.command()
+@shared_options
+def reference() -> None:
+    """Print every key of the configuration file with its meaning, as Markdown."""
+    from service.config_reference import markdown  # noqa: PLC0415
+
+    click.echo(markdown())
 
 
 @config.command()

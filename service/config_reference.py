@@ -1,0 +1,72 @@
+"""The reference of all configuration keys as Markdown, from the models; docs/CONFIGURATION.md holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from service.config import json_schema
+
+_SECTIONS = {
+    "ServerSettings": "server",
+    "TargetSettings": "target",
+    "SealingSettings": "sealing",
+    "CompressionSettings": "compression",
+    "PostgresqlSettings": "sources[] of type postgresql",
+    "TreeSettings": "sources[] of type tree",
+    "SqliteSettings": "sources[] of type sqlite",
+}
+
+
+def markdown() -> str:
+    """Return one table for the top of the file and one for each section."""
+    schema = json_schema()
+    tables = [_table("Top of the file", schema)]
+    tables += [_table(f"`{title}`", schema["$defs"][model]) for model, title in _SECTIONS.items()]
+    return "\n".join(tables)
+
+
+def _table(title: str, model: Mapping[str, Any]) -> str:
+    lines = [f"### {title}", "", model["description"], "", "| Key | Value | Default | Meaning |", "|---|---|---|---|"]
+    for key, field in model["properties"].items():
+        lines.append(f"| `{key}` | {_kind(field)} | {_default(key, field, model)} | {field.get('description', '')} |")
+    return "\n".join([*lines, ""])
+
+
+def _default(key: str, field: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    if key in model.get("required", ()):
+        return "required"
+    default = field.get("default")
+    if default is None:
+        return "none"
+    if isinstance(default, dict):
+        return "see below" if default else "none"
+    if isinstance(default, list):
+        return ", ".join(f"`{item}`" for item in default) or "none"
+    return f"`{default}`"
+
+
+def _kind(field: Mapping[str, Any]) -> str:  # noqa: PLR0911  (a table)
+    if "$ref" in field:
+        return "section"
+    for choice in field.get("anyOf", ()):
+        if choice.get("type") != "null":
+            return _kind(choice)
+    if "enum" in field:
+        return " or ".join(f"`{value}`" for value in field["enum"])
+    if "const" in field:
+        return f"`{field['const']}`"
+    match field.get("type"):
+        case "array":
+            return "list of sections" if "discriminator" in field["items"] else f"list of {_kind(field['items'])}"
+        case "object":
+            return "mapping"
+        case "integer" | "number":
+            return _range(field)
+        case _:
+            return "absolute path" if field.get("format") == "path" else "text"
+
+
+def _range(field: Mapping[str, Any]) -> str:
+    low = field.get("minimum", f"more than {field.get('exclusiveMinimum')}")
+    return f"{low} to {field['maximum']}"
