@@ -13,6 +13,7 @@ help: ## show this
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 setup: .venv/.made ## install Debian packages and make .venv (PYTHON=... chooses another Python)
+	@:
 
 .venv/.made: requirements-build.txt requirements-dev.txt pyproject.toml $(wildcard scripts/*)
 	@scripts/install-debian-packages
