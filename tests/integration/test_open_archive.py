@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from service.archive.parts import KeySlots
 from service.errors import ArchiveError, NotAuthentic
+from service.pipeline.pack import pack
+from service.progress import Progress
+from service.sealing.suite import ArchiveKeys
+from service.sources.base import Stream
+from storage_backends.local import LocalBackend
 from tests.vectors.second_reader import PATH, open_archive, read_second
-from tests.vectors.small import DATA_KEY, STREAMS, draft, make_header, make_manifest, read
+from tests.vectors.small import ARCHIVE_ID, CREATED, DATA_KEY, STREAMS, draft, make_header, make_manifest, read
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 ARCHIVES = {name: (VECTORS / f"{name}.zip").read_bytes() for name in ("sealed", "unsealed")}
@@ -248,3 +256,56 @@ def test_the_debian_python_reads_sealed_archives() -> None:
     """Debian 12 has Python 3.11 with cryptography 38: the machine on which somebody needs this is no newer."""
     done = run("verify", VECTORS / "sealed.zip", "--key-file", KEY, python="/usr/bin/python3")
     assert done.returncode == 0, f"apt-get install python3-cryptography zstd: {done.stderr}"
+
+
+@dataclass(frozen=True)
+class ManyChunks:
+    level: int = 3
+    chunk_bytes: int = 1000
+
+
+@dataclass
+class Given:
+    streams: list[Stream]
+    parallel: int = 3
+
+    async def facts(self) -> dict[str, Any]:
+        return {"excluded": [{"path": "data/db", "reason": "MongoDB"}], "warnings": ["something to look at"]}
+
+
+def given_stream(number: int, content: bytes) -> Stream:
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        for at in range(0, len(content), 777):
+            await asyncio.sleep(0)
+            yield content[at : at + 777]
+
+    return Stream(kind="postgresql.rows", labels={"table": str(number)}, read=pieces)
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+async def test_an_archive_that_the_service_packed_is_read(sealed: bool, tmp_path: Path) -> None:
+    """Streams that interleave, by the real pipeline into a real target; out come the same bytes."""
+    contents = [os.urandom(size) if size % 2 else b"device\n" * size for size in (0, 1, 999, 1000, 1001, 5000, 12_345)]
+    header = make_header(sealed=sealed, max_raw=1000)
+    keys = ArchiveKeys(DATA_KEY, archive_id=ARCHIVE_ID, header=header.to_bytes()) if sealed else None
+    slots = KeySlots(slots=[{"type": "age", "file": ""}]) if sealed else None
+    given_streams = [given_stream(number, content) for number, content in enumerate(contents)]
+    async with LocalBackend(tmp_path) as target:
+        await pack(
+            target,
+            header,
+            slots,
+            keys,
+            [("server", "postgresql", Given(given_streams))],
+            compression=ManyChunks(),
+            progress=Progress(),
+            clock=lambda: CREATED,
+            tool_version="1",
+        )
+    data = (tmp_path / header.name).read_bytes()
+    assert list(read_second(data, DATA_KEY).values()) == contents
+    first = read(data, DATA_KEY)
+    assert [b"".join(first[number]) for number in sorted(first)] == contents
+    done = await asyncio.to_thread(run, "extract", tmp_path / header.name, tmp_path / "out", "--key-file", KEY)
+    assert done.returncode == 0, done.stderr
+    assert [path.read_bytes() for path in sorted((tmp_path / "out").glob("0*"))] == contents

@@ -117,6 +117,7 @@ BAD_HEADERS: list[Members] = [
     *({name: ...} for name in json.loads(make_header(sealed=True).to_bytes()) if name != "format"),
     *({name: None} for name in json.loads(make_header(sealed=True).to_bytes()) if name != "format"),
     {"unknown": 1},
+    {"fingerprint": None},
     {"version": True},
     {"version": 1.0},
     {"version": "1"},
