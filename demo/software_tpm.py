@@ -52,15 +52,18 @@ class SoftwareTpm:
         return f"SoftwareTpm({str(self.directory)!r})"
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self._remove()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-        if self._temporary:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        self._remove()
 
     @property
     def tcti(self) -> str:
@@ -126,6 +129,10 @@ class SoftwareTpm:
         code = struct.unpack(">I", answer[6:10])[0]
         if code:
             raise SoftwareTpmFailed(f"TPM2_Clear was refused with 0x{code:x}")
+
+    def _remove(self) -> None:
+        if self._temporary:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def _spawn(self, program: str) -> subprocess.Popen[bytes]:
         command = [

@@ -23,7 +23,7 @@ from service.errors import (
 )
 from service.sealing.slots import unwrap_any
 from service.sealing.tpm import TpmGate, TpmIdentity, TpmPin, TpmRecipient, describe, load_pin, read_pin, save_pin
-from tests.integration.tpm_wire import CREATE, START_AUTH_SESSION, Tools, wired
+from tests.integration.tpm_wire import CREATE, LOAD, START_AUTH_SESSION, UNSEAL, Tools, wired
 
 ARCHIVE = bytes(range(16))
 
@@ -201,6 +201,17 @@ async def test_nothing_is_sealed_to_a_tpm_that_is_not_pinned(software_tpm: Softw
         assert wire.commands
         assert START_AUTH_SESSION not in wire.commands
         assert CREATE not in wire.commands
+
+
+async def test_a_slot_was_opened_once_before_it_is_returned(software_tpm: SoftwareTpm) -> None:
+    pin = await read_pin(TpmGate(software_tpm.tcti))
+    with wired(software_tpm) as wire:
+        recipient = TpmRecipient(TpmGate(wire.tcti), pin)
+        await recipient.wrap(bytes(32), ARCHIVE)
+        assert [code for code in wire.commands if code in (CREATE, LOAD, UNSEAL)] == [CREATE, LOAD, UNSEAL]
+        wire.plan = lambda _number, code: 0x1DF if code == UNSEAL else None
+        with pytest.raises(SealError):
+            await recipient.wrap(bytes(32), ARCHIVE)
 
 
 async def test_a_cleared_tpm_is_not_pinned_again_by_itself(software_tpm: SoftwareTpm) -> None:
