@@ -37,6 +37,9 @@ SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session
 SET row_security = off; SET quote_all_identifiers = off; SET standard_conforming_strings = on
 """
 
+_DATABASES = """
+SELECT 'databases' AS name, string_agg(quote_ident(datname), ', ' ORDER BY datname) AS value FROM pg_catalog.pg_database
+"""
 _ROLES = """
 SELECT rolname AS name, format('%s, verifier digest %s, comment %s', to_jsonb(r) - 'oid' - 'rolpassword',
        coalesce(md5(rolpassword), '-'), coalesce(shobj_description(oid, 'pg_authid'), '-')) AS value
@@ -116,6 +119,7 @@ async def fingerprint(
     connection = await _connect(server, "postgres")
     try:
         for kind, query in (
+            ("server's", _DATABASES),
             ("role", _ROLES),
             ("membership", _MEMBERSHIPS),
             ("settings", _SETTINGS),
