@@ -44,7 +44,7 @@ from service.sources.directories import (
 )
 from service.sources.selection import LEFTOVER, Selection, paths_to_keep
 from service.sources.tree_extract import Place, TreeExtractor, Written
-from service.sources.tree_swap import Area, Planner, Survey, choose_areas, survey
+from service.sources.tree_swap import Area, Planner, Survey, choose_areas, may_write, survey
 from service.sources.tree_walk import TreeWalk
 
 STREAM = "tree.tar"
@@ -296,7 +296,7 @@ def _obstacles(root: Path, facts: Mapping[str, Any], found: Survey) -> list[Obst
     places = {area.path.parent for area in choose_areas(root, found, OWN_PREFIX)}
     for place in sorted(places):
         usage = os.statvfs(place)
-        if usage.f_flag & os.ST_RDONLY or not os.access(place, os.W_OK | os.X_OK):
+        if usage.f_flag & os.ST_RDONLY or not may_write(place):
             obstacles.append(_obstacle("TREE_NOT_WRITABLE", f"{place} cannot be written to.", "Make it writable."))
     above = choose_areas(root, found, OWN_PREFIX)[0].path.parent
     usage = os.statvfs(above)

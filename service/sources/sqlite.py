@@ -248,7 +248,7 @@ class SqliteRestorer(Restorer):
         items = [PlanItem(str(self._settings.path), "replace" if path.exists() else "create", note)]
         obstacles = []
         usage = os.statvfs(above)
-        if usage.f_flag & os.ST_RDONLY or not os.access(above, os.W_OK | os.X_OK):
+        if usage.f_flag & os.ST_RDONLY or not os.access(above, os.W_OK | os.X_OK, effective_ids=True):
             obstacles.append(Obstacle("SQLITE_NOT_WRITABLE", f"{above} cannot be written to.", "Make it writable."))
         if usage.f_bavail * usage.f_frsize < facts["bytes"]:
             needed = facts["bytes"]

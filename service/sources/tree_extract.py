@@ -189,15 +189,15 @@ class TreeExtractor:
         self.written.hard_links += 1
 
     def _write(self, member: Member, body: bytes) -> None:
-        start, end = 0, len(body)
+        start, at, end = 0, 0, len(body)
         view = memoryview(body)
-        if member.size >= HOLE:
-            at = -self._offset % HOLE
-            while at + HOLE <= end:
-                if body.startswith(_ZEROS, at):
-                    self._write_all(view[start:at], self._offset + start)
-                    start = at + HOLE
-                at += HOLE
+        while member.size >= HOLE and at < end:
+            # To the next multiple of HOLE in the file; the first and last stretch of a piece may be shorter.
+            stop = min(end, at + HOLE - (self._offset + at) % HOLE)
+            if body.startswith(_ZEROS[: stop - at], at):
+                self._write_all(view[start:at], self._offset + start)
+                start = stop
+            at = stop
         self._write_all(view[start:end], self._offset + start)
         self._offset += end
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.errors import StageFailed
-from service.sources.attributes import read_attributes
+from service.sources.attributes import Attributes, read_attributes
 from service.sources.directories import (
     DIRECTORY,
     OWN_PREFIX,
@@ -114,13 +114,18 @@ class Area:
     name: str
 
 
+def may_write(directory: Path) -> bool:
+    """Whether this process may make names in a directory."""
+    return os.access(directory, os.W_OK | os.X_OK, effective_ids=True)
+
+
 def choose_areas(root: Path, found: Survey, area_name: str) -> list[Area]:
     """Say where the copy goes, so that each name is on the file system of the one that it changes places with."""
     areas = []
     if not found.exists:
         above, _ = missing_parents(root)
         areas.append(Area("", above / area_name, root.name))
-    elif "" in found.mounted or not os.access(root.parent, os.W_OK | os.X_OK):
+    elif "" in found.mounted or not may_write(root.parent):
         areas.append(Area("", root / area_name, "tree"))
     else:
         areas.append(Area("", root.parent / area_name, root.name))
@@ -136,7 +141,7 @@ class Planner:
         self._areas = {area.at: area for area in areas}
         self._found = found
         self._inside = areas[0].path.parent == root
-        self._made: set[str] = set()
+        self._wanted: dict[str, Attributes | None] = {}
 
     def pass_through(self, path: str) -> None:
         """Exchange the names in this directory one by one: it turned out that itself cannot be renamed."""
@@ -183,10 +188,11 @@ class Planner:
         with opened_whole(live) as live_fd:
             if not os.path.lexists(staged):
                 os.mkdir(staged, 0o700)
-                self._made.add(path)
+                self._wanted[path] = None
             with opened(staged) as staged_fd:
-                after = None if path in self._made else read_attributes(staged_fd)
-                plan.passed.append(Passed(live, read_attributes(live_fd), after))
+                if path not in self._wanted:  # before any exchange changed its time
+                    self._wanted[path] = read_attributes(staged_fd)
+                plan.passed.append(Passed(live, read_attributes(live_fd), self._wanted[path]))
                 for name in sorted({*os.listdir(live_fd), *os.listdir(staged_fd)}):
                     inner = join(path, name)
                     if inner in self._found.kept or name.startswith(OWN_PREFIX):
