@@ -209,7 +209,7 @@ class TreeSettings(Settings):
     path: AbsolutePath
     """The directory."""
     exclude: list[Word] = []
-    """Glob patterns, relative to `path`, of what to leave out."""
+    """What to leave out: globs relative to `path`; `*` stays within a name, `**` spans directories."""
 
 
 class SqliteSettings(Settings):

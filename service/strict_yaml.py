@@ -50,8 +50,9 @@ _Loader.yaml_implicit_resolvers[""] = _Loader.yaml_implicit_resolvers.pop("\0")
 def parse(data: bytes, *, name: str) -> tuple[Any, Lines]:
     """Return the document and its lines; `name` is the file's name for messages. Raises ConfigError."""
     # A stream, not text: with text PyYAML would quote the line in its messages.
-    loader = _Loader(io.BytesIO(data))
+    loader = None
     try:
+        loader = _Loader(io.BytesIO(data))
         node = loader.get_single_node()
         lines: Lines = {}
         return (None if node is None else _Reader(loader, name, lines).value(node, ())), lines
@@ -63,8 +64,11 @@ def parse(data: bytes, *, name: str) -> tuple[Any, Lines]:
         ) from exc
     except yaml.YAMLError as exc:
         raise ConfigError(f"{name}: not a text file in UTF-8", hint="Save it as UTF-8 text.") from exc
+    except RecursionError as exc:
+        raise ConfigError(f"{name}: is nested too deeply", hint="Start from one of the files in examples/.") from exc
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 class _Reader:
