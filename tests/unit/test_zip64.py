@@ -362,6 +362,15 @@ def test_a_forged_footer_mac_is_refused_by_both() -> None:
     refused_by_both(made.finish(), NotAuthentic, match="footer")
 
 
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_footer_that_is_not_canonical_json_is_refused_by_both(sealed: bool) -> None:
+    made = draft(sealed=sealed)
+    footer = zipfile.ZipFile(io.BytesIO(made.finish())).read("footer.json")
+    assert container([*made.entries, ("footer.json", footer)]) == made.finish()
+    spaced = json.dumps(json.loads(footer)).encode()
+    refused_by_both(container([*made.entries, ("footer.json", spaced)]), CorruptArchive, match="footer")
+
+
 def test_a_newer_format_is_unsupported_whatever_the_rest_looks_like() -> None:
     header = json.loads(make_header(sealed=True).to_bytes()) | {"version": 2, "min_reader": 2}
     data = container([("header.json", json.dumps(header).encode()), ("new/layout", b"x")])
