@@ -366,6 +366,19 @@ async def test_what_was_sealed_elsewhere_is_not_authentic(
     check_nothing_runs()
 
 
+async def test_a_footer_made_without_the_key_is_not_authentic(
+    target: LocalBackend, place: Callable[[bytes], None]
+) -> None:
+    """Only the MAC can see this: nothing else in the archive tells when the backup began."""
+    made = small.draft(sealed=True)
+    place(made.finish())
+    mac = (await peek(target, NAME)).footer.mac
+    made.keys = None
+    place(made.finish(started=small.CREATED.replace(year=2030), mac=mac))
+    with pytest.raises(NotAuthentic, match="footer"):
+        await ArchiveReader.open(target, NAME, [KnownKey()])
+
+
 @pytest.mark.parametrize("sealed", [True, False])
 @pytest.mark.parametrize("longer", [True, False])
 async def test_bytes_other_than_the_manifest_tells_are_never_passed_off_as_a_whole_stream(
