@@ -70,7 +70,7 @@ class LocalBackend(StorageBackend):
             except BaseException:
                 await _settled(_start(thread, file.discard))
                 raise
-            await _settled(_start(thread, file.close))
+            file.close()  # not awaited: cancelled here, `put` would fail with the object in place
         return _info(key, status)
 
     async def get(
