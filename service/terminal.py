@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from service.progress import Progress
 
@@ -49,19 +49,33 @@ def status(progress: Progress) -> str:
 @contextlib.contextmanager
 def reporting(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[Progress]:
     """Give a job's progress, shown on `stream` (stderr) until the block is left."""
-    stream = stream or sys.stderr
+    stream = _Lasting(stream or sys.stderr)
     if quiet:
         yield Progress()
     elif stream.isatty():
         with _moving(stream) as progress:
             yield progress
     else:
+        yield Progress(say=lambda sentence: print(plain(sentence), file=stream, flush=True))
 
-        def say(sentence: str) -> None:
-            with contextlib.suppress(OSError):  # a reader that went away must not stop a job, least of all its undoing
-                print(plain(sentence), file=stream, flush=True)
 
-        yield Progress(say=say)
+class _Lasting(TextIO if TYPE_CHECKING else object):
+    """A text stream whose reader may go away: that must not stop a job, least of all its undoing."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextlib.contextmanager
@@ -89,10 +103,5 @@ def _moving(stream: TextIO) -> Iterator[Progress]:
 
     # Redrawn by a thread of rich's: the counters are read as they are, whatever the event loop does.
     with Live(get_renderable=line, console=console, refresh_per_second=FRAMES_PER_SECOND, transient=True) as live:
-
-        def say(sentence: str) -> None:
-            with contextlib.suppress(OSError):
-                live.console.print(plain(sentence), soft_wrap=True)
-
-        progress.say = say
+        progress.say = lambda sentence: live.console.print(plain(sentence), soft_wrap=True)
         yield progress

@@ -1,0 +1,72 @@
+"""Starting the command line: quickly, by each of its names, and without a network, a TPM or a database."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = Path(sysconfig.get_path("scripts")) / "deviceon-backup"
+
+HEAVY = ("asyncio", "asyncpg", "cryptography", "pydantic", "rich", "tpm2_pytss", "uvloop", "yaml", "service.config")
+
+
+def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "name", [(SCRIPT,), (sys.executable, "-m", "service"), (sys.executable, "-m", "service.cli")], ids=str
+)
+def test_help_is_shown_under_each_name_of_the_program(name: tuple[str | Path, ...]) -> None:
+    result = run(*name, "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith("Usage: deviceon-backup ")
+    assert result.stderr == ""
+
+
+def test_help_takes_less_than_300_ms_of_processor_time() -> None:
+    """Processor time, since the tests share the machine; on an idle one it is the time that passes."""
+    run(SCRIPT, "--help")  # compiles what is not compiled yet
+
+    def once() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run(SCRIPT, "--help")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(once() for _ in range(5)) < 0.3
+
+
+@pytest.mark.parametrize("command", [["--help"], ["restore", "--help"], ["config", "--help"], ["no-such-command"]])
+def test_nothing_heavy_is_imported_before_a_command_runs(command: list[str]) -> None:
+    code = f"""
+import sys, service.cli
+sys.argv[1:] = {command!r}
+try:
+    service.cli.main()
+except SystemExit:
+    pass
+print("IMPORTED", sorted(set(sys.modules) & set({HEAVY!r})))
+"""
+    assert "IMPORTED []" in run(sys.executable, "-c", code).stdout
+
+
+def test_a_reader_that_leaves_early_is_no_failure_with_a_traceback() -> None:
+    result = run("sh", "-c", f"'{SCRIPT}' config reference | head -1; true")
+    assert result.stdout == "### Top of the file\n"
+    assert "Traceback" not in result.stderr
