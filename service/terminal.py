@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO, cast
 
 from service.progress import Progress
 
@@ -49,7 +49,7 @@ def status(progress: Progress) -> str:
 @contextlib.contextmanager
 def reporting(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[Progress]:
     """Give a job's progress, shown on `stream` (stderr) until the block is left."""
-    stream = _Lasting(stream or sys.stderr)
+    stream = cast(TextIO, _Lasting(stream or sys.stderr))
     if quiet:
         yield Progress()
     elif stream.isatty():
@@ -59,7 +59,7 @@ def reporting(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[
         yield Progress(say=lambda sentence: print(plain(sentence), file=stream, flush=True))
 
 
-class _Lasting(TextIO if TYPE_CHECKING else object):
+class _Lasting:
     """A text stream whose reader may go away: that must not stop a job, least of all its undoing."""
 
     def __init__(self, stream: TextIO) -> None:
