@@ -58,8 +58,11 @@ async def read_in_thread(pieces: Generator[bytes, None, None]) -> AsyncGenerator
             raise cancelled
 
 
-async def run_until_stopped(function: Callable[[threading.Event], T]) -> T:
-    """Run a long function in a thread; when cancelled, set its event and wait until it has noticed."""
+async def run_until_stopped(function: Callable[[threading.Event], T], *, discard: Callable[[T], None]) -> T:
+    """Run a long function in a thread; when cancelled, set its event and wait until it has noticed.
+
+    `discard` is given the result when it comes too late to be returned.
+    """
     stop = threading.Event()
     work = asyncio.ensure_future(asyncio.to_thread(function, stop))
     try:
@@ -69,5 +72,6 @@ async def run_until_stopped(function: Callable[[threading.Event], T]) -> T:
         while not work.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait({work})
-        work.exception()
+        if work.exception() is None:
+            discard(work.result())
         raise

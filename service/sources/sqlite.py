@@ -72,7 +72,8 @@ class SqliteSource(Source):
     async def snapshot(self) -> AsyncIterator[Snapshot]:
         """Make and check the consistent copy. Raises SourceError, SourceUnavailable (locked for too long)."""
         snapshot = await run_until_stopped(
-            lambda stop: _SqliteSnapshot(self.name, self._settings.path, self._staging, stop)
+            lambda stop: _SqliteSnapshot(self.name, self._settings.path, self._staging, stop),
+            discard=_SqliteSnapshot.close,
         )
         try:
             yield snapshot
