@@ -221,6 +221,18 @@ async def test_an_error_of_the_system_becomes_one_of_the_contract(error: str, co
     assert list(task.directory.iterdir()) == []
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_bytes_are_durable_before_the_name_and_the_name_before_success(mode: str, memory: Path) -> None:
+    """Nothing a test can do shows a missing fsync but a power cut, so the order itself is the claim."""
+    directory = memory / "target"
+    directory.mkdir()
+    said, made = run(Task(directory, **MODES[mode]), memory / "log")  # type: ignore[arg-type]  # keyword arguments
+    assert said == "stored"
+    order = [call for call in made if call in {"writev", "fsync", "linkat", "rename", "renameat", "renameat2"}]
+    naming = {"unnamed": ["linkat"], "named": ["renameat2"], "unnamed-overwrite": ["linkat", "renameat"]}
+    assert order == ["writev"] * 3 + ["fsync", *naming.get(mode, ["renameat"]), "fsync"]
+
+
 async def test_a_failed_fsync_is_never_tried_again(memory: Path) -> None:
     task = Task(memory / "target")
     task.directory.mkdir()
