@@ -44,8 +44,23 @@ def membership(group: str, member: str, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def cluster(*roles: dict[str, Any], memberships: Any = (), settings: Any = ()) -> dict[str, Any]:
-    return {"roles": list(roles), "memberships": list(memberships), "settings": list(settings)}
+def cluster(*roles: dict[str, Any], memberships: Any = (), settings: Any = (), parameters: Any = ()) -> dict[str, Any]:
+    return {
+        "roles": list(roles),
+        "memberships": list(memberships),
+        "settings": list(settings),
+        "parameters": list(parameters),
+    }
+
+
+def parameter(name: str, grantee: str | None, **changes: Any) -> dict[str, Any]:
+    return {
+        "parameter": name,
+        "grantor": "postgres",
+        "grantee": grantee,
+        "privilege": "SET",
+        "grantable": False,
+    } | changes
 
 
 @pytest.mark.parametrize(
@@ -98,6 +113,27 @@ def test_memberships_come_back_and_extra_ones_among_archived_roles_go() -> None:
     ]
 
 
+def test_settings_for_all_roles_come_back() -> None:
+    archived = cluster(settings=[{"role": None, "settings": ["work_mem=9MB"]}])
+    assert statements(archived, cluster(), keep=[]) == [
+        "ALTER ROLE ALL RESET ALL",
+        """ALTER ROLE ALL SET "work_mem" TO '9MB'""",
+    ]
+    assert statements(cluster(), archived, keep=[]) == ["ALTER ROLE ALL RESET ALL"]
+
+
+def test_privileges_on_parameters_come_back_and_those_of_a_role_about_to_go_are_revoked() -> None:
+    archived = cluster(role("a"), parameters=[parameter("my.option", "a", grantable=True)])
+    now = cluster(role("a"), parameters=[parameter("work_mem", "a"), parameter("work_mem", "b")])
+    assert statements(archived, now, keep=[], forget=["b"]) == [
+        'REVOKE SET ON PARAMETER "work_mem" FROM "a" CASCADE',
+        'REVOKE SET ON PARAMETER "work_mem" FROM "b" CASCADE',
+        'SET LOCAL ROLE "postgres"',
+        'GRANT SET ON PARAMETER "my"."option" TO "a" WITH GRANT OPTION',
+        "RESET ROLE",
+    ]
+
+
 def test_names_are_quoted_everywhere() -> None:
     evil = 'x"; DROP TABLE t; --'
     [statement] = statements(cluster(role(evil, connection_limit=3)), cluster(role(evil)), keep=[])
@@ -140,7 +176,9 @@ def test_an_unknown_privilege_in_an_archive_is_refused() -> None:
         database_statements(database | {"acl": [hostile]}, "d")
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"roles": [{"name": 1}], "memberships": [], "settings": []}'])
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{}", b'{"roles": [{"name": 1}], "memberships": [], "settings": [], "parameters": []}']
+)
 def test_a_list_of_roles_that_cannot_be_read_is_a_corrupt_archive(data: bytes) -> None:
     with pytest.raises(CorruptArchive):
         load_globals(data)

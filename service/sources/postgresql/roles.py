@@ -14,7 +14,10 @@ from service.errors import CorruptArchive
 from service.sources.postgresql.connect import Connection, quote_identifier, quote_literal
 
 Globals = dict[str, Any]
-"""{"roles": [...], "memberships": [...], "settings": [...]}, each a list of plain objects."""
+"""{"roles": [...], "memberships": [...], "settings": [...], "parameters": [...]}, each a list of plain objects.
+
+A setting whose role is None holds for all roles; `parameters` are privileges on configuration parameters.
+"""
 
 _FLAGS = {
     "superuser": "SUPERUSER",
@@ -25,6 +28,8 @@ _FLAGS = {
     "replication": "REPLICATION",
     "bypass_rls": "BYPASSRLS",
 }
+
+_PARAMETER_PRIVILEGES = ("SET", "ALTER SYSTEM")
 
 # Settings whose stored value is already a quoted list (GUC_LIST_QUOTE in PostgreSQL's guc_tables.c).
 _LIST_SETTINGS = frozenset(
@@ -60,14 +65,27 @@ async def read_globals(connection: Connection, *, passwords: bool) -> Globals:
     )
     settings = await connection.fetch(
         """SELECT r.rolname::text AS role, s.setconfig AS settings
-           FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
-           WHERE s.setdatabase = 0 AND r.rolname !~ '^pg_' ORDER BY 1"""
+           FROM pg_catalog.pg_db_role_setting s LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+           WHERE s.setdatabase = 0 AND coalesce(r.rolname !~ '^pg_', s.setrole = 0) ORDER BY 1 NULLS FIRST"""
     )
     return {
         "roles": [dict(row) for row in roles],
         "memberships": [dict(row) for row in memberships],
         "settings": [dict(row) for row in settings],
+        "parameters": await _parameters(connection) if version >= 15 else [],
     }
+
+
+async def _parameters(connection: Connection) -> list[dict[str, Any]]:
+    rows = await connection.fetch(
+        """SELECT p.parname AS parameter, pg_get_userbyid(a.grantor)::text AS grantor,
+                  CASE WHEN a.grantee = 0 THEN NULL ELSE pg_get_userbyid(a.grantee)::text END AS grantee,
+                  a.privilege_type AS privilege, a.is_grantable AS grantable
+           FROM pg_catalog.pg_parameter_acl p, aclexplode(p.paracl) WITH ORDINALITY
+                AS a(grantor, grantee, privilege_type, is_grantable, position)
+           WHERE a.grantee <> 10 ORDER BY p.parname, a.position"""  # 10: the bootstrap superuser, by default
+    )
+    return [dict(row) for row in rows]
 
 
 def dump_globals(found: Globals) -> bytes:
@@ -84,7 +102,9 @@ def load_globals(data: bytes) -> Globals:
         for row in found["memberships"]:
             assert isinstance(row["role"], str) and isinstance(row["member"], str)
         for row in found["settings"]:
-            assert isinstance(row["role"], str) and all("=" in setting for setting in row["settings"])
+            assert isinstance(row["role"], str | None) and all("=" in setting for setting in row["settings"])
+        for row in found["parameters"]:
+            assert isinstance(row["parameter"], str) and row["privilege"] in _PARAMETER_PRIVILEGES
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise CorruptArchive(f"the archive's list of roles cannot be read: {error!r}") from error
     result: Globals = found
@@ -96,11 +116,12 @@ def names(found: Globals) -> set[str]:
     return {role["name"] for role in found["roles"]}
 
 
-def statements(desired: Globals, current: Globals, *, keep: Iterable[str]) -> list[str]:
+def statements(desired: Globals, current: Globals, *, keep: Iterable[str], forget: Iterable[str] = ()) -> list[str]:
     """Return the statements that bring the roles of `desired` from `current` to `desired`.
 
     Every role of `desired` must exist already. Roles that are only in `current` are left alone, and so are the
-    attributes of roles in `keep` (the one that this very connection uses).
+    attributes of roles in `keep` (the one that this very connection uses); those in `forget`, which are about to be
+    dropped, lose their privileges on parameters.
     """
     kept = set(keep)
     wanted = names(desired)
@@ -111,12 +132,36 @@ def statements(desired: Globals, current: Globals, *, keep: Iterable[str]) -> li
             result += _attributes(role, before.get(role["name"], {}))
     old_settings = {row["role"]: row["settings"] for row in current["settings"]}
     new_settings = {row["role"]: row["settings"] for row in desired["settings"]}
-    for name in sorted(wanted - kept):
+    for name in [None, *sorted(wanted - kept)]:
         if old_settings.get(name) != new_settings.get(name):
-            target = f"ROLE {quote_identifier(name)}"
+            target = "ROLE ALL" if name is None else f"ROLE {quote_identifier(name)}"
             result.append(f"ALTER {target} RESET ALL")
             result += [set_statement(target, setting) for setting in new_settings.get(name, ())]
     result += _memberships(desired["memberships"], current["memberships"], wanted)
+    result += _parameter_privileges(desired["parameters"], current["parameters"], {None, *wanted, *forget})
+    return result
+
+
+def _parameter_privileges(
+    desired: Sequence[dict[str, Any]], current: Sequence[dict[str, Any]], wanted: set[str | None]
+) -> list[str]:
+    def words(row: dict[str, Any]) -> str:
+        parameter = ".".join(quote_identifier(part) for part in row["parameter"].split("."))
+        return f"{row['privilege']} ON PARAMETER {parameter}"
+
+    def grantee(row: dict[str, Any]) -> str:
+        return "PUBLIC" if row["grantee"] is None else quote_identifier(row["grantee"])
+
+    result = [
+        f"REVOKE {words(row)} FROM {grantee(row)} CASCADE"
+        for row in current
+        if row["grantee"] in wanted and row not in desired
+    ]
+    for row in desired:
+        if row not in current:
+            option = " WITH GRANT OPTION" if row["grantable"] else ""
+            grant = f"GRANT {words(row)} TO {grantee(row)}{option}"
+            result += [f"SET LOCAL ROLE {quote_identifier(row['grantor'])}", grant, "RESET ROLE"]
     return result
 
 

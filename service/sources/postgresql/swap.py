@@ -82,7 +82,8 @@ async def _move_back(connection: Connection, record: Record, now: dict[int, str]
             await _rename(connection, entry["name"], entry["scratch"])
         for entry in aside:
             await _rename(connection, entry["old"], entry["name"])
-        for statement in roles.statements(record["globals_before"], current, keep=[role]):
+        before = record["globals_before"]
+        for statement in roles.statements(before, current, keep=[role], forget=record["roles_created"]):
             await connection.execute(statement)
 
 
