@@ -62,24 +62,28 @@ def sqlite_dump(path: Path) -> dict[str, str]:
     """
     state = {}
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        connection.text_factory = bytes
-        (health,) = connection.execute("PRAGMA integrity_check").fetchone()
-        state["integrity"] = health.decode()
+        state["integrity"] = connection.execute("PRAGMA integrity_check").fetchone()[0]
         for pragma in ("user_version", "application_id", "encoding", "page_size", "auto_vacuum"):
             state[pragma] = str(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
         for kind, name, table, sql in connection.execute(
             "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
         ).fetchall():
-            title = f"{kind.decode()} {name.decode()}"
-            state[title] = f"on {table.decode()}: {(sql or b'').decode()}"
-            if kind == b"table" and b"VIRTUAL" not in (sql or b""):
-                quoted = name.decode().replace('"', '""')
+            title = f"{kind} {name}"
+            state[title] = f"on {table}: {sql or ''}"
+            if kind == "table" and "VIRTUAL" not in (sql or ""):
+                quoted = name.replace('"', '""')
                 digest = hashlib.sha256()
+                connection.text_factory = _Text  # tells text from a blob of the same bytes, and need not be UTF-8
                 rows = sorted(repr(row) for row in connection.execute(f'SELECT * FROM "{quoted}"'))
                 for row in rows:
                     digest.update(row.encode() + b"\n")
                 state[f"{title} rows"] = f"{len(rows)} rows, sha256 {digest.hexdigest()}"
     return state
+
+
+class _Text(bytes):
+    def __repr__(self) -> str:
+        return f"text {super().__repr__()}"
 
 
 def _walk(root: bytes) -> Iterator[bytes]:

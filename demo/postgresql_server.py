@@ -270,6 +270,8 @@ class PostgresqlServer:
             "PGPORT": str(self.port),
             "PGUSER": self.user,
             "PGPASSWORD": self.password,
+            # A database may have been given a timeout that stops pg_dump before it can switch it off.
+            "PGOPTIONS": "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0",
         }
         command = [str(self.programs / program), *arguments]
         result = subprocess.run(command, capture_output=True, check=False, env=environment, timeout=timeout)
