@@ -64,6 +64,8 @@ async def test_a_full_file_system_is_said_and_nothing_stays_on_it(tmp_path: Path
         with pytest.raises(TargetFull) as caught:
             await target.put("big", pieces(*[bytes(MIB)] * 9))
         assert str(directory) in caught.value.hint
+        with pytest.raises(TargetFull):  # the system takes the first part of the only write, and says so
+            await target.put("big", pieces(bytes(4 * MIB - 1) + bytes(MIB) * 5))
         assert await keys(target) == []
         assert list(directory.iterdir()) == []
         assert await target.free_bytes() == free
