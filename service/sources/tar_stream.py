@@ -71,6 +71,7 @@ class _Owner:
     front: bytes
     back: bytes
     total: int
+    records: bytes  # what the fields have no room for
 
 
 class HeaderWriter:
@@ -78,45 +79,51 @@ class HeaderWriter:
 
     def __init__(self) -> None:
         self._owners: dict[tuple[int, int, int, str, str], _Owner] = {}
-        self._extended: dict[int, bytes] = {}
+        self._pax_owner = self._owner((0o600, 0, 0, "", ""))
+        self._only_mtime = self._pax_header(30)
+        self._only_mtime_padding = padding(30)
 
     def header(self, member: Member) -> bytes:
         """The bytes that come before the member's body."""
         name = member.path.encode("utf-8", "surrogateescape")
         if member.kind is Kind.DIRECTORY:
             name = name + b"/" if name else b"./"
-        link = member.link.encode("utf-8", "surrogateescape")
-        seconds = member.mtime_ns // 1_000_000_000
-        records = _record(b"mtime", _time(member.mtime_ns))
-        if len(name) > 100 or len(link) > 100:
-            records += _names(name, link)
-        owner = self._owners.get((member.mode, member.uid, member.gid, member.user, member.group))
-        if owner is None:
-            owner = self._owner(member)
-        if member.xattrs or member.size > _MAX_SIZE or max(member.uid, member.gid) > _MAX_ID or not _plain(member):
-            records += _rare(member)
-        size = member.size if member.size <= _MAX_SIZE else 0
-        numbers = b"%011o\0%011o\0" % (size, seconds if 0 <= seconds <= _MAX_SIZE else 0)
-        return self._pax(records) + _block(name[:100], owner, numbers, member.kind.value, link[:100])
-
-    def _owner(self, member: Member) -> _Owner:
+        link = member.link.encode("utf-8", "surrogateescape") if member.link else b""
         key = (member.mode, member.uid, member.gid, member.user, member.group)
-        uid = member.uid if member.uid <= _MAX_ID else 0
-        gid = member.gid if member.gid <= _MAX_ID else 0
-        front = b"%07o\0%07o\0%07o\0" % (member.mode, uid, gid)
-        user, group = ((_text(t) if _fits(t) else b"").ljust(32, b"\0") for t in (member.user, member.group))
-        back = b"ustar\x0000" + user + group + _NO_DEVICE + _NO_DEVICE + bytes(155 + 12)
-        owner = self._owners[key] = _Owner(front, back, sum(front) + sum(back) + 8 * 0x20)
+        owner = self._owners.get(key) or self._owner(key)
+        seconds, nanoseconds = divmod(member.mtime_ns, 1_000_000_000)
+        size = member.size
+        if (
+            1_000_000_000 <= seconds <= 8_000_000_000
+            and len(name) <= 100
+            and len(link) <= 100
+            and size <= _MAX_SIZE
+            and not owner.records
+            and not member.xattrs
+        ):  # nearly always
+            pax = self._only_mtime + b"30 mtime=%d.%09d\n" % (seconds, nanoseconds) + self._only_mtime_padding
+        else:
+            records = _record(b"mtime", _time(member.mtime_ns)) + _names(name, link) + owner.records + _rare(member)
+            pax = self._pax_header(len(records)) + records + padding(len(records))
+            name, link, size = name[:100], link[:100], size if size <= _MAX_SIZE else 0
+            seconds = seconds if 0 <= seconds <= _MAX_SIZE else 0
+        return pax + _block(name, owner, b"%011o\0%011o\0" % (size, seconds), member.kind.value, link)
+
+    def _owner(self, key: tuple[int, int, int, str, str]) -> _Owner:
+        mode, uid, gid, user, group = key
+        records = b""
+        for field, number in ((b"uid", uid), (b"gid", gid)):
+            records += _record(field, b"%d" % number) if number > _MAX_ID else b""
+        for field, text in ((b"uname", user), (b"gname", group)):
+            records += _record(field, _text(text)) if not _fits(text) else b""
+        front = b"%07o\0%07o\0%07o\0" % (mode, uid if uid <= _MAX_ID else 0, gid if gid <= _MAX_ID else 0)
+        texts = b"".join((_text(text) if _fits(text) else b"").ljust(32, b"\0") for text in (user, group))
+        back = b"ustar\x0000" + texts + _NO_DEVICE + _NO_DEVICE + bytes(155 + 12)
+        owner = self._owners[key] = _Owner(front, back, sum(front) + sum(back) + 8 * 0x20, records)
         return owner
 
-    def _pax(self, records: bytes) -> bytes:
-        head = self._extended.get(len(records))
-        if head is None:
-            owner = self._owner(Member("", Kind.FILE, 0o600, 0, 0, "", "", 0))
-            head = _block(b"PaxHeaders/x", owner, b"%011o\0%011o\0" % (len(records), 0), b"x", b"")
-            if len(self._extended) < 4096:
-                self._extended[len(records)] = head
-        return head + records + bytes(-len(records) % BLOCK)
+    def _pax_header(self, size: int) -> bytes:
+        return _block(b"PaxHeaders/x", self._pax_owner, b"%011o\0%011o\0" % (size, 0), b"x", b"")
 
 
 def padding(size: int) -> bytes:
@@ -153,15 +160,13 @@ def _time(ns: int) -> bytes:
 
 
 def _names(name: bytes, link: bytes) -> bytes:
-    records = b""
-    try:
-        (name + link).decode()
-    except UnicodeDecodeError:
-        records += _record(b"hdrcharset", b"BINARY")
-    if len(name) > 100:
-        records += _record(b"path", name)
+    records = _record(b"path", name) if len(name) > 100 else b""
     if len(link) > 100:
         records += _record(b"linkpath", link)
+    try:
+        records.decode()
+    except UnicodeDecodeError:
+        records = _record(b"hdrcharset", b"BINARY") + records
     return records
 
 
@@ -173,22 +178,8 @@ def _fits(text: str) -> bool:
     return text.isascii() and len(text) < 32
 
 
-def _plain(member: Member) -> bool:
-    return _fits(member.user) and _fits(member.group)
-
-
 def _rare(member: Member) -> bytes:
-    records = b""
-    if member.size > _MAX_SIZE:
-        records += _record(b"size", b"%d" % member.size)
-    if member.uid > _MAX_ID:
-        records += _record(b"uid", b"%d" % member.uid)
-    if member.gid > _MAX_ID:
-        records += _record(b"gid", b"%d" % member.gid)
-    if not _fits(member.user):
-        records += _record(b"uname", _text(member.user))
-    if not _fits(member.group):
-        records += _record(b"gname", _text(member.group))
+    records = _record(b"size", b"%d" % member.size) if member.size > _MAX_SIZE else b""
     for name, value in member.xattrs:
         key = _text(name).replace(b"%", b"%25").replace(b"=", b"%3D")
         records += _record(_XATTR + key, value)

@@ -75,6 +75,7 @@ class TreeWalk:
         self._batch: list[bytes] = []
         self._size = 0
         self._links: dict[tuple[int, int], str] = {}
+        self._names: dict[tuple[int, int], tuple[str, str]] = {}
         self.found = Found()
 
     def pieces(self) -> Generator[bytes, None, None]:
@@ -104,38 +105,38 @@ class TreeWalk:
                 continue
             path = join(level.path, name)
             try:
-                below = yield from self._entry(descent, name, path, kind)
+                rest = self._entry(descent, name, path, kind)
+                if rest is not None:
+                    yield from rest
             except FileNotFoundError:
                 self.found.changed(path, "vanished while the tree was read")
                 continue
             except OSError as exc:
                 raise _unreadable(self._root, path, exc) from exc
-            if below:
+            if descent.depth == len(levels):
                 levels.append(self._open_level(descent, path))
             if self._size >= BATCH:
                 yield self._flush()
 
-    def _entry(self, descent: Descent, name: str, path: str, kind: int) -> Generator[bytes, None, bool]:
-        """Write one entry; True when it is a directory that was entered."""
-        for attempt in range(_TRIES):
+    def _entry(self, descent: Descent, name: str, path: str, kind: int) -> Generator[bytes, None, None] | None:
+        """Write one entry, or enter it when it is a directory; of a large file, return what is to be yielded."""
+        for attempt in range(1, _TRIES + 1):
             try:
                 if kind == stat.S_IFREG:
-                    yield from self._file(descent.fd, name, path)
-                elif kind == stat.S_IFLNK:
+                    return self._file(descent.fd, name, path)
+                if kind == stat.S_IFLNK:
                     self._symlink(descent.fd, name, path)
                 elif kind == stat.S_IFDIR:
                     descent.enter(name)
-                    return True
                 else:
                     self.found.changed(path, "became a socket, pipe or device while the tree was read")
+                break
             except OSError as exc:
                 # Another kind of thing took the name since the directory was listed.
-                if exc.errno not in {errno.ELOOP, errno.ENOTDIR, errno.EINVAL, errno.ENXIO} or attempt == _TRIES - 1:
+                if exc.errno not in {errno.ELOOP, errno.ENOTDIR, errno.EINVAL, errno.ENXIO} or attempt == _TRIES:
                     raise
                 kind = stat.S_IFMT(os.stat(name, dir_fd=descent.fd, follow_symlinks=False).st_mode)
-            else:
-                return False
-        return False
+        return None
 
     def _open_level(self, descent: Descent, path: str) -> _Level:
         fd = descent.fd
@@ -152,7 +153,7 @@ class TreeWalk:
         self.found.directories += 1
         return _Level(path, iter(kinds.items()), status.st_mtime_ns)
 
-    def _file(self, dir_fd: int, name: str, path: str) -> Generator[bytes, None, None]:
+    def _file(self, dir_fd: int, name: str, path: str) -> Generator[bytes, None, None] | None:
         for attempt in range(1, _TRIES + 1):
             fd = os.open(name, _FILE, dir_fd=dir_fd)
             try:
@@ -160,15 +161,16 @@ class TreeWalk:
                 if not stat.S_ISREG(before.st_mode):
                     raise OSError(errno.ENXIO, "not a regular file any more", name)
                 if before.st_nlink > 1 and self._linked(before, path):
-                    return
-                if before.st_size > BATCH:
-                    yield from self._large_file(fd, before, path)
-                    return
+                    return None
                 xattrs = read_xattrs(fd)
+                if before.st_size > BATCH:
+                    own, fd = fd, -1
+                    return self._large_file(own, before, self._member(path, Kind.FILE, before, xattrs))
                 body = _read_up_to(fd, before.st_size + 1)
                 after = os.fstat(fd)
             finally:
-                os.close(fd)
+                if fd >= 0:
+                    os.close(fd)
             if len(body) == before.st_size and _same(before, after):
                 break
             if attempt == _TRIES:
@@ -177,29 +179,31 @@ class TreeWalk:
             else:
                 time.sleep(0.01 * attempt)
         member = self._member(path, Kind.FILE, before, xattrs)
-        member.size = len(body)
-        self._put(self._writer.header(member))
-        self._put(body)
-        self._put(padding(len(body)))
+        member.size = size = len(body)
+        self._put(self._writer.header(member) + body + padding(size))
         self.found.files += 1
-        self.found.bytes += len(body)
+        self.found.bytes += size
+        return None
 
-    def _large_file(self, fd: int, before: os.stat_result, path: str) -> Generator[bytes, None, None]:
-        member = self._member(path, Kind.FILE, before, read_xattrs(fd))
-        left = member.size = before.st_size
-        self._put(self._writer.header(member))
-        while left and (piece := os.read(fd, min(left, BATCH))):
-            left -= len(piece)
-            self._put(piece)
-            yield self._flush()
+    def _large_file(self, fd: int, before: os.stat_result, member: Member) -> Generator[bytes, None, None]:
+        try:
+            left = member.size = before.st_size
+            self._put(self._writer.header(member))
+            while left and (piece := os.read(fd, min(left, BATCH))):
+                left -= len(piece)
+                self._put(piece)
+                yield self._flush()
+            after = os.fstat(fd)
+        finally:
+            os.close(fd)
         if left:
-            self.found.changed(path, f"shrank while it was read; its last {left} bytes are zeros here")
+            self.found.changed(member.path, f"shrank while it was read; its last {left} bytes are zeros here")
             while left:
                 self._put(bytes(min(left, BATCH)))
                 left -= min(left, BATCH)
                 yield self._flush()
-        elif not _same(before, os.fstat(fd)):
-            self.found.changed(path, "changed while it was read; what is kept may be a mixture")
+        elif not _same(before, after):
+            self.found.changed(member.path, "changed while it was read; what is kept may be a mixture")
         self._put(padding(member.size))
         self.found.files += 1
         self.found.bytes += member.size
@@ -225,11 +229,14 @@ class TreeWalk:
 
     def _member(self, path: str, kind: Kind, status: os.stat_result, xattrs: tuple[tuple[str, bytes], ...]) -> Member:
         uid, gid = status.st_uid, status.st_gid
-        self.found.owners.add((uid, gid))
+        if (uid, gid) not in self._names:
+            self.found.owners.add((uid, gid))
+            self._names[uid, gid] = (user_name(uid), group_name(gid))
+        user, group = self._names[uid, gid]
         if xattrs:
             self.found.xattrs.update(name for name, _ in xattrs)
         mode = status.st_mode & 0o7777
-        return Member(path, kind, mode, uid, gid, user_name(uid), group_name(gid), status.st_mtime_ns, xattrs=xattrs)
+        return Member(path, kind, mode, uid, gid, user, group, status.st_mtime_ns, xattrs=xattrs)
 
     def _put(self, data: bytes) -> None:
         self._batch.append(data)
@@ -243,10 +250,10 @@ class TreeWalk:
 
 
 def _same(before: os.stat_result, after: os.stat_result) -> bool:
-    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (
-        after.st_size,
-        after.st_mtime_ns,
-        after.st_ctime_ns,
+    return (
+        before.st_size == after.st_size
+        and before.st_mtime_ns == after.st_mtime_ns
+        and before.st_ctime_ns == after.st_ctime_ns
     )
 
 
