@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATH = """
-    openat newfstatat writev sync_file_range fadvise64 fsync close
+    openat newfstatat writev sync_file_range fadvise64 fsync
     link linkat rename renameat renameat2 unlink unlinkat
 """.split()  # noqa: SIM905  three times as long as a list
 OLD = b"what was there before"
@@ -146,7 +146,7 @@ async def test_no_fault_at_any_system_call_leaves_a_partial_or_loses_an_object(
 
     said, path = run(prepare("reference"), memory / "reference.log")
     assert said == "stored"
-    assert {"openat", "writev", "sync_file_range", "fsync", "close"} <= set(path), path
+    assert {"openat", "writev", "sync_file_range", "fsync"} <= set(path), path
     outcome = Outcome()
     numbers: Counter[str] = Counter()
     for position, call in enumerate(path):
@@ -169,7 +169,7 @@ async def test_no_fault_at_any_system_call_leaves_a_partial_or_loses_an_object(
     if fault != "kill":
         # A failing unlink of the hidden name itself is the one case that sweep is for.
         assert outcome.leftovers <= (0 if mode == "unnamed" else 1)
-        assert outcome.said["refused"] >= outcome.runs - 5, "errors were passed over"
+        assert outcome.said["refused"] >= outcome.runs - 3, "errors were passed over"
 
 
 async def test_a_file_system_without_unnamed_files_is_noticed_and_served(memory: Path) -> None:
