@@ -274,6 +274,19 @@ async def test_cancelling_at_any_moment_leaves_the_object_whole_or_nothing(
     assert cancelled > 10
 
 
+async def test_cancelling_just_after_it_became_visible_takes_it_back_or_succeeds(target: StorageBackend) -> None:
+    for number in range(60):
+        task = asyncio.create_task(target.put("object", pieces(b"whole")))
+        while not task.done() and not await keys(target):
+            await asyncio.sleep(0)
+        for _ in range(number):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert await keys(target) == ([] if task.cancelled() else ["object"])
+        await target.delete("object")
+
+
 async def test_an_error_of_the_data_passes_unchanged_and_leaves_nothing(target: StorageBackend, place: Place) -> None:
     for error in (Broken("no more"), OSError(28, "No space left on device"), ObjectNotFound("of another target")):
 
