@@ -74,10 +74,10 @@ class PostgresqlServer:
         settings: Mapping[str, str | int] | None = None,
         fsync: bool = True,
     ) -> None:
-        """Nothing happens yet.
+        """Describe a server; nothing is started yet.
 
         `directory` is made when missing and must be reachable by the user `postgres`; without it a temporary one is
-        made and removed again. `settings` are server settings (`max_connections`, ...); `fsync=False` for tests that
+        made now, and removed by `close`. `settings` are server settings (`max_connections`, ...); `fsync=False` for tests that
         do not cut the power.
         """
         self.programs = programs or find_programs(major)
