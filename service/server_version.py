@@ -9,6 +9,8 @@ import shlex
 import signal
 from pathlib import Path
 
+import aiofiles
+
 from service.config import ServerSettings
 from service.errors import ConfigError
 
@@ -23,7 +25,7 @@ async def server_version(settings: ServerSettings) -> str:
     if settings.version is not None:
         return _checked(settings.version, "server.version")
     if settings.version_file is not None:
-        return _checked(await asyncio.to_thread(_read, settings.version_file), str(settings.version_file))
+        return _checked(await _read(settings.version_file), str(settings.version_file))
     assert settings.version_command is not None  # the model has exactly one of the three
     return _checked(await _ask(settings.version_command), shlex.join(settings.version_command))
 
@@ -38,10 +40,10 @@ def _checked(text: str, origin: str) -> str:
     return version
 
 
-def _read(file: Path) -> str:
+async def _read(file: Path) -> str:
     try:
-        with file.open("rb") as handle:
-            return handle.read(MAX_OUTPUT_BYTES).decode("utf-8-sig", "replace")
+        async with aiofiles.open(file, "rb") as handle:
+            return (await handle.read(MAX_OUTPUT_BYTES)).decode("utf-8-sig", "replace")
     except OSError as exc:
         raise ConfigError(
             f"cannot read the server's version from {file}: {exc.strerror}",

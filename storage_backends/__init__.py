@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,10 +58,12 @@ def open_target(url: str, storage_options: Mapping[str, Any] | None = None) -> S
 
 
 def _split(url: str) -> tuple[str, str]:
-    match = re.match(r"([A-Za-z0-9][A-Za-z0-9+.-]*)://(.*)", url, re.DOTALL)
-    if match:
-        return match[1].lower(), match[2]
-    return "file", url.removeprefix("file:").removeprefix("local:")
+    from fsspec.core import split_protocol  # noqa: PLC0415  takes a tenth of a second to import
+
+    protocol, path = split_protocol(url)
+    if protocol is None:
+        return "file", url.removeprefix("file:").removeprefix("local:")
+    return str(protocol).lower(), str(path)
 
 
 def _open_local(path: str, options: dict[str, Any]) -> StorageBackend:
