@@ -49,11 +49,13 @@ SOURCES: dict[str, tuple[str, ...]] = {
 
 # Third-party libraries and the only units that import them; an empty tuple is everybody.
 LIBRARIES: dict[str, tuple[str, ...]] = {
+    "aiofiles": (),
     "asyncpg": ("service.sources.postgresql",),
     "backports": ("service.archive.chunk",),
     "click": ("service.cli",),
     "compression": ("service.archive.chunk",),
     "cryptography": ("service.sealing",),
+    "fsspec": ("storage_backends",),
     "isal": ("service.archive.chunk",),
     "pydantic": (),
     "pydantic_core": ("service.config_problems",),
