@@ -77,8 +77,8 @@ class PostgresqlServer:
         """Describe a server; nothing is started yet.
 
         `directory` is made when missing and must be reachable by the user `postgres`; without it a temporary one is
-        made now, and removed by `close`. `settings` are server settings (`max_connections`, ...); `fsync=False` for tests that
-        do not cut the power.
+        made now, and removed by `close`. `settings` are server settings (`max_connections`, ...); `fsync=False` for
+        tests that do not cut the power.
         """
         self.programs = programs or find_programs(major)
         self._temporary = directory is None
