@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -118,6 +119,17 @@ async def packed(
         clock=lambda: CREATED,
         tool_version="0.0.test",
     )
+
+
+async def longest_pause(work: Awaitable[object]) -> float:
+    """The longest time in seconds that the event loop stood still during `work`, whose outcome does not matter."""
+    longest, before = 0.0, time.monotonic()
+    working = asyncio.ensure_future(work)
+    while not working.done():
+        await asyncio.sleep(0.005)
+        longest, before = max(longest, time.monotonic() - before), time.monotonic()
+    working.exception()
+    return longest
 
 
 async def content(reader: ArchiveReader, stream: StoredStream) -> bytes:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,6 +32,7 @@ from tests.pipeline_archives import (
     GivenSnapshot,
     HeldKey,
     contents,
+    longest_pause,
     packed,
     prepared,
     stream_of,
@@ -274,6 +276,21 @@ async def test_cancelling_at_any_moment_publishes_nothing_and_leaves_nothing_run
         check_nothing_is_left(tmp_path)
     assert cancelled > 50
     record_property("counted", f"{cancelled} moments of cancelling, 0 archives, tasks or threads left")
+
+
+async def test_a_failure_waits_for_the_threads_without_stopping_the_event_loop(
+    target: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(raw: memoryview, *, level: int) -> bytes:
+        time.sleep(1.0)
+        return bytes(raw)
+
+    monkeypatch.setattr(lane, "compress", slow)
+    streams = [Watched().stream(6, fail_at=4)]
+    began = time.monotonic()
+    assert await longest_pause(packed(target, {"db": GivenSnapshot(streams)}, None)) < 0.8
+    assert time.monotonic() - began > 0.9
+    check_nothing_is_left(tmp_path)
 
 
 async def test_cancelling_wins_over_what_sources_say_while_torn_down(target: LocalBackend, tmp_path: Path) -> None:

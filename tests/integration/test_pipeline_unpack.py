@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from service.archive import names
-from service.archive.chunk import compress
+from service.archive.chunk import compress, decompress
 from service.errors import (
     ArchiveError,
     CorruptArchive,
@@ -26,13 +26,13 @@ from service.errors import (
     ServiceError,
     UnsupportedArchive,
 )
-from service.pipeline import lane, unpack, verify
+from service.pipeline import chunks, lane, unpack, verify
 from service.pipeline.unpack import ArchiveReader, peek
 from service.progress import Progress
 from service.sealing.slots import KeySlot
 from storage_backends.base import ObjectChanged, ObjectNotFound
 from storage_backends.local import LocalBackend
-from tests.pipeline_archives import GivenSnapshot, HeldKey, content, contents, packed, stream_of
+from tests.pipeline_archives import GivenSnapshot, HeldKey, content, contents, longest_pause, packed, stream_of
 from tests.vectors import small
 
 NAME = names.archive_name(small.CREATED)
@@ -424,6 +424,21 @@ async def test_a_chunk_that_would_unfold_to_more_than_allowed_is_refused(
         with pytest.raises(CorruptArchive, match="chunk 0 of server"):
             await work
     assert len(compress(bomb, level=1)) < 4096
+
+
+async def test_a_damaged_chunk_ends_verify_without_stopping_the_event_loop(
+    target: LocalBackend, place: Callable[[bytes], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(swapped(small.draft(sealed=True), sealed_entry(1, 0), sealed_entry(7, 0)).finish())
+    reader = await ArchiveReader.open(target, NAME, [KnownKey()])
+
+    def slowly(frame: bytes, *, max_raw: int) -> bytes:
+        time.sleep(1.0)
+        return decompress(frame, max_raw=max_raw)
+
+    monkeypatch.setattr(chunks, "decompress", slowly)
+    assert await longest_pause(reader.verify(Progress())) < 0.8
+    check_nothing_runs()
 
 
 async def test_the_error_names_the_stream(target: LocalBackend, tmp_path: Path, place: Callable[[bytes], None]) -> None:
