@@ -170,7 +170,8 @@ BROKEN = {
     "a key twice": ("a: 1\nb: 2\na: 3\n", "line 3: has the key a a second time (first on line 1)"),
     "a nested key twice": ("server:\n  version: '1'\n  version: '2'\n", "line 3: has the key version a second time"),
     "an alias": ("a: &x 1\nb: *x\n", "anchors and aliases are not supported"),
-    "a tag": ("a: !!python/object/apply:os.system ['true']\n", "anchors|tag|not"),
+    "a tag": ("a: !!python/name:os.system ''\n", "uses a YAML tag"),
+    "a tag that PyYAML knows": ("a: !!binary aGk=\n", "uses a YAML tag"),
     "no YAML": ("server: [\n", "not valid YAML"),
     "two documents": ("a: 1\n---\nb: 2\n", "not valid YAML"),
     "a list": ("- 1\n", "not a list of keys and values"),
@@ -183,7 +184,7 @@ BROKEN = {
 
 @pytest.mark.parametrize(("text", "words"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_file_is_refused_with_its_line(tmp_path: Path, text: str, words: str) -> None:
-    assert any(word in refusal(tmp_path, text) for word in words.split("|"))
+    assert words in refusal(tmp_path, text)
 
 
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
