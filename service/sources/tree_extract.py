@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from service.errors import CorruptArchive, ServiceError, StageFailed
 from service.sources.attributes import Attributes, apply_attributes, apply_link_attributes, group_here, user_here
 from service.sources.directories import DIRECTORY, Descent, encode_path, open_beneath, parent, status_at
-from service.sources.tar_stream import Kind, Member, TarReader
+from service.sources.tar_reader import TarReader
+from service.sources.tar_stream import Kind, Member
 
 HOLE = 64 << 10
 """A run of this many zero bytes, at a multiple of it, becomes a hole."""
