@@ -142,6 +142,17 @@ async def test_a_role_that_row_security_would_filter_is_refused_rather_than_give
     await failing_backup(installation, SourceError, "row-level security")
 
 
+async def test_time_outs_and_read_only_settings_of_database_and_role_do_not_stop_a_backup(
+    installation: Installation,
+) -> None:
+    await installation.server.execute(BIG_TABLE)
+    hostile = ("statement_timeout = '1ms'", "lock_timeout = '1ms'", "default_transaction_read_only = on")
+    targets = ("DATABASE postgres", "ROLE postgres")
+    statements = [f"ALTER {target} SET {setting}" for target in targets for setting in hostile]
+    await installation.server.execute("; ".join(statements))
+    assert (await installation.backup()).rows == 600_000
+
+
 async def test_two_backups_at_once_are_one_backup_and_one_refusal(installation: Installation) -> None:
     await installation.server.execute(BIG_TABLE)
     progress = installation.progress()

@@ -17,8 +17,16 @@ Connection = asyncpg.Connection
 
 _START_SECONDS = 60.0
 
-# What pg_dump sets too: text that does not depend on the database's or the role's own settings, no time-outs that
-# end a long dump, an empty search_path (CVE-2018-1058), and an error instead of silently filtered rows.
+STARTUP_SETTINGS = {
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "default_transaction_read_only": "off",
+}
+"""Given when a session starts, ours or a client program's: those of the database or role may forbid a first query."""
+
+# What pg_dump sets too: text that does not depend on the database's or the role's own settings, an empty search_path
+# (CVE-2018-1058), and an error instead of silently filtered rows.
 _SESSION = """
     SET search_path = '';
     SET client_encoding = 'UTF8';
@@ -29,10 +37,6 @@ _SESSION = """
     SET xmloption = 'content';
     SET synchronize_seqscans = off;
     SET row_security = off;
-    SET statement_timeout = 0;
-    SET lock_timeout = 0;
-    SET idle_in_transaction_session_timeout = 0;
-    SET default_transaction_read_only = off;
     SET jit = off;
 """
 
@@ -119,7 +123,7 @@ async def _when_started(settings: PostgresqlSettings, database: str) -> Connecti
                 database=database,
                 timeout=settings.connect_timeout,
                 statement_cache_size=0,
-                server_settings={"application_name": APPLICATION_NAME},
+                server_settings={"application_name": APPLICATION_NAME, **STARTUP_SETTINGS},
             )
         except asyncpg.CannotConnectNowError:
             if asyncio.get_running_loop().time() > deadline:

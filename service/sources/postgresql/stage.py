@@ -26,7 +26,7 @@ from service.sources.postgresql.connect import (
 _NAME_BYTES = 63
 
 # Safe in a database that nobody uses yet: losing it loses nothing, and the swap's own commit flushes it all.
-SCRATCH_OPTIONS = {"synchronous_commit": "off", "default_transaction_read_only": "off"}
+SCRATCH_OPTIONS = {"synchronous_commit": "off"}
 
 
 async def stage(

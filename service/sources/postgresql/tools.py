@@ -15,7 +15,7 @@ from typing import IO
 
 from service.config import PostgresqlSettings
 from service.errors import SourceError
-from service.sources.postgresql.connect import APPLICATION_NAME
+from service.sources.postgresql.connect import APPLICATION_NAME, STARTUP_SETTINGS
 
 _STDERR_TAIL = 8 * 1024
 _PIECE = 256 * 1024
@@ -103,7 +103,9 @@ async def child(
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
             "LC_ALL": "C.UTF-8",
             "PGPASSFILE": f"/proc/self/fd/{pgpass.fileno()}",
-            "PGOPTIONS": " ".join(f"-c {key}={value}" for key, value in (options or {}).items()),
+            "PGOPTIONS": " ".join(
+                f"-c {key}={value}" for key, value in {**STARTUP_SETTINGS, **(options or {})}.items()
+            ),
         }
         process = await asyncio.create_subprocess_exec(
             program,
