@@ -15,7 +15,7 @@ from service.keys import identities
 from service.pipeline.unpack import ArchiveReader, peek
 from service.progress import Progress
 from storage_backends import open_target
-from storage_backends.base import ObjectNotFound, StorageBackend, StorageError
+from storage_backends.base import InvalidKey, ObjectNotFound, StorageBackend, StorageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +60,32 @@ async def list_archives(target: StorageBackend) -> list[CatalogEntry]:
     return sorted(found, key=lambda entry: (entry.seq or 0, entry.name))
 
 
+def place_of(config: Config, archive: str) -> tuple[str, str]:
+    """Return target URL and name of `archive`: a name in the configured target, or the path or URL of a file."""
+    if "/" not in archive:
+        return config.target.url, archive
+    if "://" in archive:
+        url, _, name = archive.rpartition("/")
+        return url, name
+    directory, name = os.path.split(os.path.abspath(archive))
+    return f"file://{directory}", name
+
+
 @contextlib.asynccontextmanager
 async def locate(config: Config, archive: str) -> AsyncIterator[tuple[StorageBackend, str]]:
-    """Open the target that holds `archive`: a name in the configured target, or the path or URL of a file."""
-    if "/" not in archive:
-        url, options, name = config.target.url, config.target.options(), archive
-    elif "://" in archive:
-        url, _, name = archive.rpartition("/")
-        options = config.target.options() if url.rstrip("/") == config.target.url.rstrip("/") else {}
-    else:
-        directory, name = os.path.split(os.path.abspath(archive))  # noqa: ASYNC240 - only reads the working directory
-        url, options = f"file://{directory}", {}
-    async with open_target(url, options) as target:
+    """Open the target that holds `archive`, and return it with the archive's name there."""
+    url, name = place_of(config, archive)
+    ours = url.rstrip("/") == config.target.url.rstrip("/")
+    async with open_target(url, config.target.options() if ours else {}) as target:
         try:
             await target.stat(name)
         except ObjectNotFound as error:
             raise ObjectNotFound(
                 f"there is no archive {archive}", hint="`deviceon-backup list` shows the archives of the target."
+            ) from error
+        except InvalidKey as error:
+            raise InvalidKey(
+                str(error), hint="Give the file its own name back: Backup_YYYYMMDD_HHMMZ.zip, as its header.json says."
             ) from error
         yield target, name
 

@@ -87,6 +87,8 @@ def config_for_archive(archive: str, given: Given, environment: Mapping[str, str
         config = Config(
             server=ServerSettings(version=given.server_version or UNKNOWN_VERSION),
             target=TargetSettings(url=_directory_url(archive)),
+            # nobody said that archives are sealed here; one that is still opens, by the machine's own TPM
+            sealing=SealingSettings(mode="off"),
             sources=[PostgresqlSettings.model_validate(postgresql | given.postgresql())],
         )
         return config.model_copy(update=_common(given))

@@ -11,7 +11,6 @@ The file goes when the restore was undone or committed. It holds the roles' pass
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from service.blocking import run_in_thread
 from service.errors import RestoreError
 from service.sources.base import Record
 from service.state_directory import prepare, remove_file, replace_file
@@ -61,11 +61,12 @@ class Journal:
                 "participants": self.participants,
             }
         )
-        await asyncio.to_thread(replace_file, self.path, content.encode())
+        # a cancelled caller waits for the write: the next one must not meet it half-way
+        await run_in_thread(replace_file, self.path, content.encode())
 
     async def remove(self) -> None:
         """Forget this restore."""
-        await asyncio.to_thread(remove_file, self.path)
+        await run_in_thread(remove_file, self.path)
 
 
 def journals(state_dir: Path) -> list[Journal]:

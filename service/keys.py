@@ -36,9 +36,10 @@ async def sealer(config: Config) -> Sealer | None:
 
 
 def identities(config: Config) -> list[Identity]:
-    """Return who can open archives here. A TPM that is absent shows when it is first asked."""
-    if config.sealing.mode == "off":
-        return []
+    """Return who can open archives here, also those sealed before sealing was switched off.
+
+    A TPM that is absent shows when it is first asked.
+    """
     import service.sealing.tpm as tpm  # noqa: PLC0415, PLR0402 - a heavy library
 
     return [tpm.TpmIdentity(tpm.TpmGate(config.sealing.tcti, owner_auth=config.sealing.owner_auth()))]

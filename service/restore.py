@@ -7,7 +7,7 @@ there on the journal says what was about to happen, so that a failure, a crash o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -15,17 +15,18 @@ from typing import Any
 
 from service import sources
 from service.backup import utc_now
-from service.catalog import locate, opened
+from service.catalog import locate, opened, place_of
 from service.config import Config
 from service.errors import ConfigError, JobRefused, Obstacle, RestoreError, RestoreRefused, SealError, SwapFailed
 from service.journal import Journal, journals
 from service.pipeline.unpack import ArchiveReader, peek
 from service.progress import Progress
 from service.server_version import server_version
-from service.sources.base import PlanItem, Restorer, StoredSource
+from service.sources.base import PlanItem, Restorer
 from service.state_directory import only_job
+from storage_backends import local_directory
 
-MAY_BE_ALLOWED = frozenset({"EXTENSION_VERSION", "LOCALE_MISSING"})
+MAY_BE_ALLOWED = frozenset({"ARCHIVE_NOT_SEALED", "EXTENSION_VERSION", "LOCALE_MISSING"})
 """Obstacles that `--allow CODE` overrides: the restore then tries, and its own checks still protect what is live.
 
 Not SPACE: PostgreSQL stops altogether when its disk is full, the live databases with it.
@@ -102,7 +103,15 @@ async def _plan(config: Config, reader: ArchiveReader, archive: str) -> RestoreP
                 f"Install {header.product} {header.server_version}, then restore.",
             )
         )
-    preserve = _preserve(config, reader.sources())
+    if config.sealing.mode != "off" and not header.sealed:
+        plan.obstacles.append(
+            Obstacle(
+                "ARCHIVE_NOT_SEALED",
+                "the archive is not sealed although this service seals: whoever can write the target may have made it",
+                "Restore a sealed archive; allow ARCHIVE_NOT_SEALED if you know where this one comes from.",
+            )
+        )
+    preserve = _preserve(config, reader, archive)
     for stored in reader.sources():
         try:
             restorer = sources.restorer(sources.settings_for(config, stored), preserve)
@@ -115,8 +124,11 @@ async def _plan(config: Config, reader: ArchiveReader, archive: str) -> RestoreP
     return plan
 
 
-def _preserve(config: Config, stored: Iterable[StoredSource]) -> list[Path]:
-    return sources.not_in_a_tree(config, [Path(source.facts["path"]) for source in stored if source.type == "sqlite"])
+def _preserve(config: Config, reader: ArchiveReader, archive: str) -> list[Path]:
+    sqlite = [Path(source.facts["path"]) for source in reader.sources() if source.type == "sqlite"]
+    url, name = place_of(config, archive)
+    directory = local_directory(url)
+    return sources.not_in_a_tree(config, sqlite=sqlite, archive=directory / name if directory else None)
 
 
 async def restore(
@@ -166,7 +178,7 @@ def _require_settled(config: Config) -> None:
 
 async def _stage(config: Config, reader: ArchiveReader, journal: Journal, progress: Progress) -> None:
     stored_sources = reader.sources()
-    preserve = _preserve(config, stored_sources)
+    preserve = _preserve(config, reader, journal.archive)
     progress.begin(
         "stage", "Restoring beside the live data", expected_raw=sum(s.bytes for x in stored_sources for s in x.streams)
     )
@@ -278,6 +290,9 @@ async def commit(config: Config, *, progress: Progress) -> str:
 
 
 async def _commit(journal: Journal, progress: Progress) -> None:
+    if journal.state == "swapped":
+        for participant in journal.participants:
+            await _restorer(participant).confirm(participant["record"])
     await journal.save("committing")
     for participant in journal.participants:
         progress.say(f"Removing the old state of {participant['name']}")

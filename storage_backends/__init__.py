@@ -37,6 +37,7 @@ __all__ = [
     "TargetFull",
     "TargetUnavailable",
     "check_key",
+    "local_directory",
     "open_target",
 ]
 
@@ -55,6 +56,12 @@ def open_target(url: str, storage_options: Mapping[str, Any] | None = None) -> S
         # The URL may hold a password: only its protocol is repeated.
         raise InvalidUrl(f"targets of the protocol {protocol!r} are not supported", hint=_SUPPORTED)
     return _open_local(path, dict(storage_options or {}))
+
+
+def local_directory(url: str) -> Path | None:
+    """Return the directory of this machine that a target's URL names; None when it is elsewhere."""
+    protocol, path = _split(url)
+    return Path(path) if protocol in {"file", "local"} else None
 
 
 def _split(url: str) -> tuple[str, str]:

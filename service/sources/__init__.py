@@ -18,6 +18,7 @@ from service.config import (
 )
 from service.errors import ConfigError
 from service.sources.base import Restorer, Source, StoredSource
+from storage_backends import local_directory
 
 SWAP_ORDER = ("postgresql", "tree", "sqlite")
 """Databases first, since their swap can still be refused; an SQLite file may lie in a tree that must be there first."""
@@ -80,13 +81,16 @@ def settings_from_json(value: Mapping[str, Any]) -> SourceSettings:
     return adapter.validate_python(dict(value), strict=False)
 
 
-def not_in_a_tree(config: Config, sqlite: Sequence[Path] = ()) -> list[Path]:
-    """Paths that a tree leaves alone: databases with a source of their own, our own state, the archives themselves."""
+def not_in_a_tree(config: Config, *, sqlite: Sequence[Path] = (), archive: Path | None = None) -> list[Path]:
+    """Paths that a tree leaves alone: databases with a source of their own, our own state, the archives themselves.
+
+    `sqlite` are databases that the configuration does not name; `archive` is the one that is being restored.
+    """
     databases = [settings.path for settings in config.sources if isinstance(settings, SqliteSettings)]
     files = [
         path.with_name(path.name + suffix)
         for path in dict.fromkeys([*databases, *sqlite])
         for suffix in ("", "-wal", "-shm", "-journal")
     ]
-    local = [Path(config.target.url.removeprefix("file://"))] if config.target.url.startswith("file://") else []
-    return [*files, config.state_dir, *local]
+    archives = [path for path in (local_directory(config.target.url), archive) if path is not None]
+    return [*files, config.state_dir, *archives]

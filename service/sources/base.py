@@ -157,6 +157,9 @@ class Restorer(ABC):
     async def undo(self, record: Record) -> None:
         """Bring back the state before the restore, from wherever it stands, and remove the copy. Idempotent."""
 
+    async def confirm(self, record: Record) -> None:  # noqa: B027 - most have nothing to look at
+        """Raise RestoreError when `commit` would refuse; changes nothing, so that a rollback stays possible."""
+
     @abstractmethod
     async def commit(self, record: Record) -> None:
         """Remove the old state for good. Idempotent."""

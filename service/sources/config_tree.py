@@ -17,6 +17,7 @@ from contextlib import ExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from service.blocking import read_in_thread, run_in_thread
 from service.config import TreeSettings
 from service.errors import CorruptArchive, Obstacle, SourceError, StageFailed, SwapFailed
 from service.progress import Progress
@@ -33,7 +34,6 @@ from service.sources.base import (
     Stream,
     StreamReader,
 )
-from service.sources.blocking import read_in_thread, run_in_thread
 from service.sources.directories import (
     OWN_PREFIX,
     decode_path,

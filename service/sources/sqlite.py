@@ -23,6 +23,7 @@ from contextlib import aclosing, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
+from service.blocking import read_in_thread, run_in_thread, run_until_stopped
 from service.config import SqliteSettings
 from service.errors import CorruptArchive, Obstacle, SourceError, SourceUnavailable, StageFailed, SwapFailed
 from service.progress import Progress
@@ -47,7 +48,6 @@ from service.sources.base import (
     Stream,
     StreamReader,
 )
-from service.sources.blocking import read_in_thread, run_in_thread, run_until_stopped
 from service.sources.directories import OWN_PREFIX, decode_path, encode_path, mounts_below, opened, opened_whole
 
 STREAM = "sqlite.file"

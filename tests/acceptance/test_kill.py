@@ -65,7 +65,7 @@ async def killed_after(process: asyncio.subprocess.Process, sentence: str, delay
 
 
 async def state(installation: Installation) -> ServerState:
-    databases = sorted(await installation.databases())
+    databases = sorted(name for name in await installation.databases() if "__old_" not in name)
     tree = tree_listing(installation.root / "etc")
     return await fingerprint(installation.server, databases) | {f"file {name}": what for name, what in tree.items()}
 

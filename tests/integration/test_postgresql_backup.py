@@ -142,6 +142,46 @@ async def test_a_role_that_row_security_would_filter_is_refused_rather_than_give
     await failing_backup(installation, SourceError, "row-level security")
 
 
+@pytest.mark.parametrize(
+    ("change", "rows"),
+    [
+        ("TRUNCATE small; INSERT INTO small SELECT n, 'new' FROM generate_series(1, 7) AS n", 7),
+        ("ALTER TABLE small ALTER id TYPE bigint", 3),
+        ("ALTER TABLE small RENAME TO away; CREATE TABLE small AS SELECT 1 AS id, 'other' AS text", 4),
+        ("DROP TABLE small", 0),
+    ],
+)
+async def test_a_table_changed_between_snapshot_and_lock_is_backed_up_as_it_is_afterwards(
+    installation: Installation, change: str, rows: int
+) -> None:
+    await installation.server.execute(
+        "CREATE TABLE small AS SELECT n AS id, 'old' AS text FROM generate_series(1, 3) AS n"
+    )
+    session = await installation.server.connect()
+    await session.execute(f"BEGIN; {change}")
+    running = asyncio.create_task(installation.backup())
+    for _ in range(400):  # until the backup waits for this session
+        if await session.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            break
+        await asyncio.sleep(0.05)
+    else:
+        raise AssertionError("the backup did not wait")
+    await session.execute("COMMIT")
+    await session.close()
+    assert (await running).rows == rows
+
+
+async def test_a_database_that_is_named_but_not_there_fails_the_backup(installation: Installation) -> None:
+    installation.source = {"include": ["postgres", "misspelt"]}
+    await failing_backup(installation, SourceError, "the server has no database misspelt")
+
+
+async def test_a_template_that_is_left_out_is_told(installation: Installation) -> None:
+    await installation.server.execute("CREATE DATABASE blueprint IS_TEMPLATE true")
+    left_out = (await installation.backup()).excluded
+    assert [(item["path"], item["reason"]) for item in left_out] == [("blueprint", "the database is a template")]
+
+
 async def test_time_outs_and_read_only_settings_of_database_and_role_do_not_stop_a_backup(
     installation: Installation,
 ) -> None:

@@ -125,6 +125,100 @@ async def test_commit_keeps_the_old_database_when_the_restored_one_was_replaced(
     assert await contents(installation) != spoilt
 
 
+async def test_rollback_without_the_old_database_is_refused_and_keeps_the_restored_one(
+    installation: Installation,
+) -> None:
+    archived = await contents(installation)
+    archive = (await installation.backup()).name
+    await installation.restore(archive)
+    [old] = [name for name in await installation.databases() if name.startswith("app__old_")]
+    await installation.server.execute(f'DROP DATABASE "{old}"')
+    with pytest.raises(SwapFailed, match="is not there any more"):
+        await installation.rollback()
+    assert await contents(installation) == archived
+
+
+async def test_rollback_makes_a_role_again_that_was_dropped_meanwhile(installation: Installation) -> None:
+    archive = (await installation.backup()).name
+    before = await contents(installation)
+    await installation.restore(archive)
+    await installation.server.execute("DROP ROLE worker")
+    await installation.rollback()
+    await untouched(installation, before)
+
+
+async def test_passwords_that_a_backup_does_not_know_are_left_as_they_are(installation: Installation) -> None:
+    await installation.server.execute(
+        f"CREATE ROLE reader LOGIN PASSWORD '{installation.server.password}' IN ROLE pg_read_all_data"
+    )
+    installation.source = {"user": "reader", "include": ["postgres"]}
+    result = await installation.backup()
+    assert any("passwords of roles are not in this backup" in warning for warning in result.warnings)
+    before = await contents(installation)
+    installation.source = {}
+    await installation.restore(result.name)
+    await installation.commit()
+    await untouched(installation, before)
+
+
+async def test_subscriptions_and_slots_of_live_databases_are_obstacles(
+    workspace: Path, new_postgresql: NewServer
+) -> None:
+    server = new_postgresql(settings={"wal_level": "logical"})
+    installation = Installation(server, workspace)
+    archive = (await installation.backup()).name
+    await server.execute("SELECT pg_create_logical_replication_slot('slot', 'pgoutput')")
+    await server.execute("CREATE SUBSCRIPTION feed CONNECTION '' PUBLICATION p WITH (connect = false)")
+    codes = [obstacle.code for obstacle in (await plan_restore(installation.config, archive)).obstacles]
+    assert codes == ["LOGICAL_REPLICATION", "LOGICAL_REPLICATION"]
+
+
+async def test_another_version_of_an_extension_can_be_allowed(installation: Installation) -> None:
+    await installation.server.execute("CREATE EXTENSION hstore VERSION '1.4'", database="app")
+    archived = await contents(installation)
+    archive = (await installation.backup()).name
+    with pytest.raises(RestoreRefused, match=r"has extension hstore 1\.4, this server installs"):
+        await installation.restore(archive)
+    await installation.restore(archive, allow=frozenset({"EXTENSION_VERSION"}))
+    assert await contents(installation) == archived
+
+
+async def test_a_materialized_view_that_cannot_be_filled_stays_empty_and_is_told(installation: Installation) -> None:
+    await installation.server.execute(
+        """CREATE FUNCTION lost() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM things); END';
+           CREATE MATERIALIZED VIEW careless AS SELECT lost() AS n""",
+        database="app",
+    )
+    archived = await contents(installation)
+    archive = (await installation.backup()).name
+    await installation.restore(archive)
+    assert await contents(installation) == archived
+    assert any('materialized view "public"."careless"' in sentence for sentence in installation.said)
+
+
+async def test_an_unsealed_archive_is_refused_where_archives_are_sealed(installation: Installation) -> None:
+    archive = (await installation.backup()).name
+    installation.sealing = {"mode": "tpm", "tcti": "swtpm:path=/nonexistent"}
+    with pytest.raises(RestoreRefused, match="is not sealed although"):
+        await installation.restore(archive)
+    await installation.restore(archive, allow=frozenset({"ARCHIVE_NOT_SEALED"}))
+
+
+async def test_the_archive_being_restored_stays_though_it_lies_in_the_tree(installation: Installation) -> None:
+    tree = installation.root / "srv"
+    tree.mkdir()
+    (tree / "config.xml").write_text("<then/>")
+    installation.more_sources = [{"type": "tree", "path": str(tree)}]
+    archive = (await installation.backup()).name
+    inside = tree / archive
+    inside.write_bytes((installation.target / archive).read_bytes())
+    (tree / "config.xml").write_text("<now/>")
+    await installation.restore(str(inside))
+    await installation.commit()
+    assert (tree / "config.xml").read_text() == "<then/>"
+    assert inside.read_bytes() == (installation.target / archive).read_bytes()
+
+
 async def test_another_server_version_is_refused_before_anything_is_touched(installation: Installation) -> None:
     archive = (await installation.backup()).name
     before = await contents(installation)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 # units of one row are siblings, and siblings do not import each other.
 LAYERS: list[tuple[str, ...]] = [
     ("storage_backends",),
-    ("service.errors",),
+    ("service.errors", "service.blocking"),
     (
         "service.progress",
         "service.finding",

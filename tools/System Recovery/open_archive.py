@@ -55,7 +55,7 @@ EXTENSIONS = {
     "postgresql.large_objects": ".dump",
     "postgresql.rows": ".copy",
     "tree.tar": ".tar",
-    "sqlite.database": ".sqlite",
+    "sqlite.file": ".sqlite",
 }
 # Patterns are for re.fullmatch: `$` lets a newline pass, and \d other scripts' digits.
 HEX32, HEX64 = "[0-9a-f]{32}", "[0-9a-f]{64}"

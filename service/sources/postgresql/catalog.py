@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from service.errors import SourceError
 from service.sources.postgresql.connect import Connection, qualified, quote_literal
 
 # Types whose binary form holds no OID and is the same on every server of one major version. Anything else travels as
@@ -24,40 +26,48 @@ BINARY_TYPES = frozenset(_SCALARS) | frozenset(f"_{name}" for name in _SCALARS i
 
 _USER_SCHEMA = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp_|toast_temp_)'"
 
-# Objects whose numbers must be the same in the restored database.
-_OBJECT_COUNTS = {
-    "relations": f"""
-        SELECT 'relation:' || c.relkind::text, count(*) FROM pg_catalog.pg_class c
+
+def _not_of_extension(catalog: str, oid: str) -> str:
+    return f"""NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                WHERE d.classid = 'pg_catalog.{catalog}'::regclass AND d.objid = {oid} AND d.deptype = 'e')"""
+
+
+# Objects whose numbers must be the same in the restored database; what an extension brings is its own business.
+_OBJECT_COUNTS = (
+    f"""SELECT 'relation:' || c.relkind::text, count(*) FROM pg_catalog.pg_class c
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE {_USER_SCHEMA} AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c') AND c.relpersistence <> 't'
-        GROUP BY 1""",
-    "indexes": f"""
-        SELECT 'index', count(*) FROM pg_catalog.pg_index i
+          AND {_not_of_extension("pg_class", "c.oid")} GROUP BY 1""",
+    f"""SELECT 'index', count(*) FROM pg_catalog.pg_index i
         JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE {_USER_SCHEMA} AND i.indisvalid AND c.relpersistence <> 't'""",
-    "functions": f"""
-        SELECT 'function', count(*) FROM pg_catalog.pg_proc p
-        JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE {_USER_SCHEMA}""",
-    "types": f"""
-        SELECT 'type:' || t.typtype::text, count(*) FROM pg_catalog.pg_type t
+        WHERE {_USER_SCHEMA} AND i.indisvalid AND c.relpersistence <> 't'
+          AND {_not_of_extension("pg_class", "i.indrelid")}""",
+    f"""SELECT 'function', count(*) FROM pg_catalog.pg_proc p
+        JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+        WHERE {_USER_SCHEMA} AND {_not_of_extension("pg_proc", "p.oid")}""",
+    f"""SELECT 'type:' || t.typtype::text, count(*) FROM pg_catalog.pg_type t
         JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
-        WHERE {_USER_SCHEMA} AND t.typtype IN ('d', 'e', 'r', 'm') GROUP BY 1""",
-    "constraints": f"""
-        SELECT 'constraint:' || k.contype::text, count(*) FROM pg_catalog.pg_constraint k
-        JOIN pg_catalog.pg_namespace n ON n.oid = k.connamespace WHERE {_USER_SCHEMA} GROUP BY 1""",
-    "triggers": """
-        SELECT 'trigger:' || tgenabled::text, count(*) FROM pg_catalog.pg_trigger WHERE NOT tgisinternal GROUP BY 1""",
-    "policies": "SELECT 'policy', count(*) FROM pg_catalog.pg_policy",
-    "rules": f"""
-        SELECT 'rule', count(*) FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
-        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE {_USER_SCHEMA} AND r.rulename <> '_RETURN'""",
-    "large objects": "SELECT 'large object', count(*) FROM pg_catalog.pg_largeobject_metadata",
-    "event triggers": "SELECT 'event trigger', count(*) FROM pg_catalog.pg_event_trigger",
-    "publications": "SELECT 'publication', count(*) FROM pg_catalog.pg_publication",
-    "foreign servers": "SELECT 'foreign server', count(*) FROM pg_catalog.pg_foreign_server",
-    "statistics objects": "SELECT 'statistics object', count(*) FROM pg_catalog.pg_statistic_ext",
-    "extensions": "SELECT 'extension', count(*) FROM pg_catalog.pg_extension",
-}
+        WHERE {_USER_SCHEMA} AND t.typtype IN ('d', 'e', 'r') AND {_not_of_extension("pg_type", "t.oid")} GROUP BY 1""",
+    f"""SELECT 'constraint:' || k.contype::text, count(*) FROM pg_catalog.pg_constraint k
+        JOIN pg_catalog.pg_namespace n ON n.oid = k.connamespace
+        WHERE {_USER_SCHEMA} AND {_not_of_extension("pg_class", "k.conrelid")}
+          AND {_not_of_extension("pg_type", "k.contypid")} GROUP BY 1""",
+    f"""SELECT 'trigger:' || t.tgenabled::text, count(*) FROM pg_catalog.pg_trigger t
+        WHERE NOT t.tgisinternal AND {_not_of_extension("pg_class", "t.tgrelid")} GROUP BY 1""",
+    f"""SELECT 'policy', count(*) FROM pg_catalog.pg_policy p
+        WHERE {_not_of_extension("pg_class", "p.polrelid")}""",
+    f"""SELECT 'rule', count(*) FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE {_USER_SCHEMA} AND r.rulename <> '_RETURN' AND {_not_of_extension("pg_class", "c.oid")}""",
+    "SELECT 'large object', count(*) FROM pg_catalog.pg_largeobject_metadata",
+    f"""SELECT 'event trigger', count(*) FROM pg_catalog.pg_event_trigger e
+        WHERE {_not_of_extension("pg_event_trigger", "e.oid")}""",
+    "SELECT 'publication', count(*) FROM pg_catalog.pg_publication",
+    f"""SELECT 'foreign server', count(*) FROM pg_catalog.pg_foreign_server f
+        WHERE {_not_of_extension("pg_foreign_server", "f.oid")}""",
+    f"""SELECT 'statistics object', count(*) FROM pg_catalog.pg_statistic_ext s
+        WHERE {_not_of_extension("pg_class", "s.stxrelid")}""",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +111,7 @@ async def server_facts(connection: Connection) -> dict[str, Any]:
 
 
 async def databases(connection: Connection) -> list[dict[str, Any]]:
-    """Describe every database that is no template, ordered by name."""
+    """Describe every database but template0 and template1, ordered by name."""
     version = connection.get_server_version().major
     locale = "d.datlocale" if version >= 17 else "d.daticulocale" if version >= 15 else "NULL"
     rows = await connection.fetch(
@@ -113,12 +123,12 @@ async def databases(connection: Connection) -> list[dict[str, Any]]:
                   {"d.daticurules" if version >= 16 else "NULL"}::text AS icu_rules,
                   {"d.datcollversion" if version >= 15 else "NULL"}::text AS collation_version,
                   t.spcname::text AS tablespace, d.datconnlimit AS connection_limit,
-                  d.datallowconn AS allow_connections,
+                  d.datallowconn AS allow_connections, d.datistemplate AS template,
                   shobj_description(d.oid, 'pg_database') AS comment, d.datacl IS NOT NULL AS has_acl,
                   pg_database_size(d.oid)::bigint AS bytes
            FROM pg_catalog.pg_database d
            JOIN pg_catalog.pg_roles r ON r.oid = d.datdba JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace
-           WHERE NOT d.datistemplate ORDER BY d.datname"""
+           WHERE d.datname NOT IN ('template0', 'template1') ORDER BY d.datname"""
     )
     found = [dict(row) for row in rows]
     for database in found:
@@ -127,14 +137,66 @@ async def databases(connection: Connection) -> list[dict[str, Any]]:
     return found
 
 
-def select(found: Sequence[dict[str, Any]], include: Sequence[str], exclude: Sequence[str]) -> list[dict[str, Any]]:
-    """Keep the databases whose name matches one of `include` and none of `exclude` (shell patterns)."""
-    return [
-        database
-        for database in found
-        if any(fnmatch.fnmatchcase(database["name"], pattern) for pattern in include)
-        and not any(fnmatch.fnmatchcase(database["name"], pattern) for pattern in exclude)
-    ]
+_OF_A_RESTORE = re.compile(r"__(r|old)_[0-9a-f]{8}_[0-9]+")
+
+
+def select(
+    found: Sequence[dict[str, Any]], include: Sequence[str], exclude: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Return the databases to back up, and those that match but are left out as {path, reason}.
+
+    A database is selected when its name matches one of `include` and none of `exclude` (shell patterns). Raises
+    SourceError when nothing is, and when a plain name in `include` is no database: a misspelt or renamed one must not
+    go unnoticed.
+    """
+    chosen, left_out = [], []
+    for database in found:
+        name = database["name"]
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in include):
+            continue
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in exclude):
+            continue
+        if reason := _reason_against(database):
+            left_out.append({"path": name, "reason": reason})
+        else:
+            chosen.append(database)
+    names = {database["name"] for database in found}
+    absent = [name for name in include if name not in names and not set(name) & set("*?[")]
+    if absent or not chosen:
+        raise SourceError(
+            f"the server has no database {', '.join(absent)}"
+            if absent
+            else f"no database of the server matches include {list(include)} without exclude {list(exclude)}",
+            hint="Compare the names with those that `psql -l` shows, and correct include or exclude.",
+        )
+    return chosen, left_out
+
+
+def _reason_against(database: dict[str, Any]) -> str:
+    if database["template"]:
+        return "the database is a template"
+    if not database["allow_connections"] or database["connection_limit"] == -2:
+        return "the database does not accept connections"
+    if _OF_A_RESTORE.search(database["name"][-30:]):
+        return "the database belongs to a restore that was not committed or rolled back"
+    return ""
+
+
+async def moved(connection: Connection, found: Sequence[Table]) -> list[str]:
+    """Name the tables that were truncated, rewritten, dropped or renamed between the snapshot and the locks.
+
+    Their rows are not to be had under this snapshot: a TRUNCATE or a rewriting ALTER leaves an empty table to those
+    who look from before it. pg_class is read by the snapshot, pg_relation_filenode and to_regclass look at now.
+    """
+    rows = await connection.fetch(
+        """SELECT t.name FROM unnest($1::bigint[], $2::text[]) AS t(oid, name)
+           LEFT JOIN pg_catalog.pg_class c ON c.oid = t.oid::oid
+           WHERE c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(t.oid::oid::regclass)
+              OR pg_catalog.to_regclass(t.name)::oid IS DISTINCT FROM t.oid::oid""",
+        [table.oid for table in found],
+        [table.qualified for table in found],
+    )
+    return [row[0] for row in rows]
 
 
 async def _database_acl(connection: Connection, oid: int) -> list[dict[str, Any]]:
@@ -167,7 +229,8 @@ async def tables(connection: Connection) -> list[Table]:
         WITH configuration AS (
             SELECT unnest(e.extconfig) AS oid, unnest(e.extcondition) AS condition FROM pg_catalog.pg_extension e)
         SELECT c.oid::bigint, n.nspname::text AS schema, c.relname::text AS name,
-               pg_relation_size(c.oid)::bigint AS heap, pg_table_size(c.oid)::bigint AS bytes,
+               coalesce(pg_relation_size(c.oid), 0)::bigint AS heap,
+               coalesce(pg_table_size(c.oid), 0)::bigint AS bytes,
                k.oid IS NOT NULL AS configuration, coalesce(k.condition, '') AS condition,
                CASE WHEN c.relispartition THEN (
                    SELECT ARRAY[rn.nspname::text, rc.relname::text]
@@ -178,10 +241,8 @@ async def tables(connection: Connection) -> list[Table]:
                END AS load_via
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         LEFT JOIN configuration k ON k.oid = c.oid
-        WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {_USER_SCHEMA}
-          AND (k.oid IS NOT NULL OR NOT EXISTS (
-                SELECT FROM pg_catalog.pg_depend d
-                WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
+        WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+          AND (k.oid IS NOT NULL OR ({_USER_SCHEMA} AND {_not_of_extension("pg_class", "c.oid")}))
         ORDER BY c.oid"""
     )
     columns = await _columns(connection)
@@ -232,10 +293,9 @@ async def sequences(connection: Connection) -> list[dict[str, Any]]:
         f"""WITH configuration AS (SELECT unnest(extconfig) AS oid FROM pg_catalog.pg_extension)
             SELECT n.nspname::text AS schema, c.relname::text AS name
             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-            WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND {_USER_SCHEMA}
-              AND (c.oid IN (SELECT oid FROM configuration) OR NOT EXISTS (
-                    SELECT FROM pg_catalog.pg_depend d
-                    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
+            WHERE c.relkind = 'S' AND c.relpersistence <> 't'
+              AND (c.oid IN (SELECT oid FROM configuration)
+                   OR ({_USER_SCHEMA} AND {_not_of_extension("pg_class", "c.oid")}))
             ORDER BY 1, 2"""
     )
     found: list[dict[str, Any]] = []
@@ -289,7 +349,7 @@ async def materialized_views(connection: Connection) -> list[tuple[str, str]]:
 async def database_facts(connection: Connection) -> dict[str, Any]:
     """Describe one database from inside: what the restored one must have."""
     counts: dict[str, int] = {}
-    for query in _OBJECT_COUNTS.values():
+    for query in _OBJECT_COUNTS:
         counts |= {row[0]: row[1] for row in await connection.fetch(query) if row[1]}
     extensions = await connection.fetch(
         """SELECT e.extname::text AS name, e.extversion AS version, n.nspname::text AS schema
@@ -303,7 +363,12 @@ async def database_facts(connection: Connection) -> dict[str, Any]:
            JOIN pg_catalog.pg_tablespace t ON t.oid = c.reltablespace
            WHERE t.spcname NOT IN ('pg_default', 'pg_global') ORDER BY 1"""
     )
+    subscriptions = await connection.fetch(
+        """SELECT s.subname::text FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_database d ON d.oid = s.subdbid
+           WHERE d.datname = current_database() ORDER BY 1"""
+    )
     return {
+        "subscriptions": [row[0] for row in subscriptions],
         "objects": dict(sorted(counts.items())),
         "extensions": [dict(row) for row in extensions],
         "schemas": [row[0] for row in schemas],

@@ -25,15 +25,13 @@ async def diagnose(settings: PostgresqlSettings) -> list[Finding]:
     findings = [Finding(name, True, f"PostgreSQL {server['server_version']} as role {server['role']}")]
     findings.append(await _client(settings, server))
     findings.append(_privileges(name, server, reads_all=reads_all))
-    chosen = catalog.select(every, settings.include, settings.exclude)
+    try:
+        chosen, _ = catalog.select(every, settings.include, settings.exclude)
+    except ServiceError as error:
+        return [*findings, Finding(f"{name} databases", False, str(error), error.hint)]
     size = sum(database["bytes"] for database in chosen)
     names = ", ".join(database["name"] for database in chosen)
-    findings.append(
-        Finding(f"{name} databases", True, f"{names} ({size / 1e6:.0f} MB)")
-        if chosen
-        else Finding(f"{name} databases", False, "no database is selected", "Correct include and exclude.")
-    )
-    return findings
+    return [*findings, Finding(f"{name} databases", True, f"{names} ({size / 1e6:.0f} MB)")]
 
 
 async def _reads_all(connection: Connection) -> bool:

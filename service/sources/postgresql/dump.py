@@ -27,7 +27,7 @@ from service.sources.postgresql.connect import (
 )
 
 _LOCK_TIMEOUT_SECONDS = 60
-_SNAPSHOT_ATTEMPTS = 3
+_SNAPSHOT_ATTEMPTS = 5
 _PART_PAGES = 16384
 """A table is read in ranges of this many 8 KiB heap pages (128 MiB), so that one huge table keeps all workers busy."""
 _READS_PER_TRANSACTION = 200
@@ -63,6 +63,11 @@ class _Database:
     def version_major(self) -> int:
         return self.coordinator.get_server_version().major
 
+    @property
+    def encoding(self) -> str:
+        encoding: str = self.facts["encoding"]
+        return encoding
+
     def require_snapshot(self) -> None:
         """Raise SourceError when the coordinator is gone: without its locks a TRUNCATE would not be noticed."""
         if self.coordinator.is_closed():
@@ -96,29 +101,29 @@ class PostgresqlSnapshot:
 
 async def _open(settings: PostgresqlSettings, stack: contextlib.AsyncExitStack) -> PostgresqlSnapshot:
     warnings: list[str] = []
-    excluded: list[dict[str, str]] = []
     async with connection_to(settings, settings.maintenance_database) as connection:
         with errors_as_source("reading the list of databases"):
             server = await catalog.server_facts(connection)
             every = await catalog.databases(connection)
-            cluster = await roles.read_globals(connection, passwords=server["superuser"])
             free = await _free_connections(connection)
-    if not server["superuser"]:
-        warnings.append(f"role {server['role']!r} is no superuser: the passwords of roles are not in this backup")
-    chosen = []
-    for found in catalog.select(every, settings.include, settings.exclude):
-        if found["allow_connections"] and found["connection_limit"] != -2:
-            chosen.append(found)
-        else:
-            excluded.append({"path": found["name"], "reason": "the database does not accept connections"})
-    if not chosen:
-        raise SourceError(
-            f"no database of the server matches include {settings.include} without exclude {settings.exclude}",
-            hint="Compare the patterns with the names that `psql -l` shows.",
-        )
+    chosen, excluded = catalog.select(every, settings.include, settings.exclude)
     directory = tools.client_directory(settings, server["server_version_num"])
     version = await tools.client_version(directory, server["server_version_num"])
-    databases = [await _hold(settings, found, stack) for found in chosen]
+    databases = [await _hold(settings, found["name"], stack) for found in chosen]
+    async with connection_to(settings, settings.maintenance_database) as connection:
+        with errors_as_source("reading roles and settings"):
+            # after the snapshots: a role that one of them refers to must be in the archive
+            current = {database["name"]: database for database in await catalog.databases(connection)}
+            cluster = await roles.read_globals(connection, passwords=server["superuser"])
+            labels = await connection.fetchval("SELECT count(*) FROM pg_catalog.pg_shseclabel")
+    for database in databases:
+        database.facts = current[database.name] | database.facts
+        if lost := database.facts["subscriptions"]:
+            warnings.append(f"subscriptions of database {database.name!r} are not in this backup: {', '.join(lost)}")
+    if not server["superuser"]:
+        warnings.append(f"role {server['role']!r} is no superuser: the passwords of roles are not in this backup")
+    if labels:
+        warnings.append("security labels of roles and databases are not in this backup")
     parallel = _parallel(settings, free - len(databases))
     connections = _Connections(settings, limit=parallel)
     stack.push_async_callback(connections.close)
@@ -149,42 +154,51 @@ def _parallel(settings: PostgresqlSettings, free: int) -> int:
     return max(1, min(cores + 1, 8, free // 2))
 
 
-async def _hold(settings: PostgresqlSettings, facts: dict[str, Any], stack: contextlib.AsyncExitStack) -> _Database:
+async def _hold(settings: PostgresqlSettings, name: str, stack: contextlib.AsyncExitStack) -> _Database:
     """Open the coordinator of one database: export a snapshot, lock its tables against DROP, ALTER and TRUNCATE."""
     for attempt in range(1, _SNAPSHOT_ATTEMPTS + 1):
         async with contextlib.AsyncExitStack() as mine:
-            connection = await mine.enter_async_context(connection_to(settings, facts["name"]))
+            connection = await mine.enter_async_context(connection_to(settings, name))
             try:
-                with errors_as_source(f"taking a snapshot of database {facts['name']!r}"):
-                    held = await _snapshot_of(connection, facts)
-            except SourceError as error:
-                # dropped between the snapshot and its lock: the next snapshot does not have it
-                if attempt == _SNAPSHOT_ATTEMPTS or not isinstance(error.__cause__, asyncpg.UndefinedTableError):
-                    raise
+                with errors_as_source(f"taking a snapshot of database {name!r}"):
+                    held = await _snapshot_of(connection, name)
+            except _Moved as error:
+                if attempt == _SNAPSHOT_ATTEMPTS:
+                    raise SourceError(
+                        f"tables of database {name!r} keep being emptied, rewritten, dropped or renamed: {error}",
+                        hint="Run the backup at another time.",
+                    ) from error
                 continue
             stack.push_async_exit(mine.pop_all())
             return held
     raise AssertionError("unreachable")
 
 
-async def _snapshot_of(connection: Connection, facts: dict[str, Any]) -> _Database:
-    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    snapshot = await connection.fetchval("SELECT pg_catalog.pg_export_snapshot()")
-    tables = await catalog.tables(connection)
-    if tables:
-        await connection.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'")
-        names = ", ".join(f"ONLY {table.qualified}" for table in tables)
-        await connection.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE")
-    inside = await catalog.database_facts(connection)
-    facts = (
-        facts
-        | inside
-        | {
-            "tables": len(tables),
-            "sequences": await catalog.sequences(connection),
-            "materialized_views": await catalog.materialized_views(connection),
-        }
+class _Moved(Exception):
+    """A table is not what the snapshot says any more; the next snapshot will know."""
+
+
+async def _snapshot_of(connection: Connection, name: str) -> _Database:
+    await connection.execute(
+        f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'"
     )
+    snapshot = await connection.fetchval("SELECT pg_catalog.pg_export_snapshot()")
+    try:
+        tables = await catalog.tables(connection)
+        if tables:
+            names = ", ".join(f"ONLY {table.qualified}" for table in tables)
+            await connection.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE")
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
+        raise _Moved(str(error)) from error
+    if moved := await catalog.moved(connection, tables):
+        raise _Moved(", ".join(moved))
+    facts = {
+        "name": name,
+        **await catalog.database_facts(connection),
+        "tables": len(tables),
+        "sequences": await catalog.sequences(connection),
+        "materialized_views": await catalog.materialized_views(connection),
+    }
     return _Database(facts=facts, snapshot=snapshot, tables=tables, coordinator=connection)
 
 
@@ -200,7 +214,8 @@ def _streams(
     rows: list[Stream] = []
     for database in databases:
         dump = partial(tools.dump, settings, directory, database.name)
-        common = ["--format=custom", "--compress=0", f"--snapshot={database.snapshot}"]
+        # a restored subscription would pull from its publisher, and keep its database from ever being dropped
+        common = ["--format=custom", "--compress=0", "--no-subscriptions", f"--snapshot={database.snapshot}"]
         timeout = f"--lock-wait-timeout={_LOCK_TIMEOUT_SECONDS}s"
         streams.append(
             Stream(
@@ -240,7 +255,7 @@ def _row_streams(database: _Database, table: Table, connections: _Connections) -
     for part in range(parts):
         details: dict[str, Any] = {
             "format": "binary" if table.binary else "text",
-            "encoding": "UTF8" if table.binary else database.facts["encoding"],
+            "encoding": "UTF8" if table.binary else database.encoding,
             "columns": list(table.columns),
             "part": part,
             "parts": parts,

@@ -32,6 +32,7 @@ async def plan(settings: PostgresqlSettings, stored: StoredSource) -> tuple[list
                 for database in wanted:
                     obstacles += await _database(connection, database)
                 obstacles += await _prepared(connection, {database["name"] for database in wanted} & set(live))
+                obstacles += await _replication(connection, {database["name"] for database in wanted} & set(live))
                 obstacles += _space(server, sum(database["bytes"] for database in wanted))
     except SourceError as error:
         return [], [Obstacle("SERVER_UNREACHABLE", str(error), error.hint)]
@@ -140,6 +141,26 @@ async def _prepared(connection: Connection, replaced: set[str]) -> list[Obstacle
             "PREPARED_TRANSACTIONS",
             f"database {row[0]!r} has prepared transactions, so it cannot be set aside",
             "Commit or roll back what pg_prepared_xacts lists.",
+        )
+        for row in rows
+    ]
+
+
+async def _replication(connection: Connection, replaced: set[str]) -> list[Obstacle]:
+    """PostgreSQL never drops a database with a subscription or a logical slot: the old state could not be removed."""
+    rows = await connection.fetch(
+        """SELECT d.datname::text, 'subscription ' || s.subname FROM pg_catalog.pg_subscription s
+           JOIN pg_catalog.pg_database d ON d.oid = s.subdbid WHERE d.datname = ANY($1::text[])
+           UNION ALL
+           SELECT database::text, 'replication slot ' || slot_name FROM pg_catalog.pg_replication_slots
+           WHERE database = ANY($1::text[]) ORDER BY 1, 2""",
+        sorted(replaced),
+    )
+    return [
+        Obstacle(
+            "LOGICAL_REPLICATION",
+            f"database {row[0]!r} has {row[1]}, which keeps it from being replaced",
+            f"Note its definition, drop the {row[1]}, restore, then make it again.",
         )
         for row in rows
     ]

@@ -40,6 +40,10 @@ class PostgresqlRestorer(Restorer):
         """See `Restorer.undo`."""
         await swap.undo(self._settings, record)
 
+    async def confirm(self, record: Record) -> None:
+        """See `Restorer.confirm`."""
+        await swap.confirm(self._settings, record)
+
     async def commit(self, record: Record) -> None:
         """See `Restorer.commit`."""
         await swap.commit(self._settings, record)

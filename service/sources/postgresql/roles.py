@@ -45,7 +45,7 @@ _LIST_SETTINGS = frozenset(
 
 
 async def read_globals(connection: Connection, *, passwords: bool) -> Globals:
-    """Read every role that is not predefined; password verifiers only when `passwords` (a superuser may)."""
+    """Read every role that is not predefined; `password` (None: has none) only when `passwords` (a superuser may)."""
     source = "pg_catalog.pg_authid" if passwords else "pg_catalog.pg_roles"
     version = connection.get_server_version().major
     options = "m.inherit_option, m.set_option" if version >= 16 else "NULL::bool, NULL::bool"
@@ -53,7 +53,7 @@ async def read_globals(connection: Connection, *, passwords: bool) -> Globals:
         f"""SELECT rolname::text AS name, rolsuper AS superuser, rolinherit AS inherit, rolcreaterole AS create_role,
                    rolcreatedb AS create_database, rolcanlogin AS login, rolreplication AS replication,
                    rolbypassrls AS bypass_rls, rolconnlimit AS connection_limit,
-                   {"rolpassword" if passwords else "NULL"}::text AS password, rolvaliduntil::text AS valid_until,
+                   {"rolpassword::text AS password," if passwords else ""} rolvaliduntil::text AS valid_until,
                    shobj_description(oid, 'pg_authid') AS comment
             FROM {source} WHERE rolname !~ '^pg_' ORDER BY 1"""
     )
@@ -61,7 +61,7 @@ async def read_globals(connection: Connection, *, passwords: bool) -> Globals:
         f"""SELECT pg_get_userbyid(m.roleid)::text AS role, pg_get_userbyid(m.member)::text AS member,
                    pg_get_userbyid(m.grantor)::text AS grantor, m.admin_option AS admin, o.inherit, o.set
             FROM pg_catalog.pg_auth_members m, LATERAL (SELECT {options}) AS o(inherit, set)
-            WHERE pg_get_userbyid(m.member) !~ '^pg_' ORDER BY 1, 2, 3"""
+            WHERE pg_get_userbyid(m.member) !~ '^pg_' OR pg_get_userbyid(m.roleid) !~ '^pg_' ORDER BY 1, 2, 3"""
     )
     settings = await connection.fetch(
         """SELECT r.rolname::text AS role, s.setconfig AS settings
@@ -128,8 +128,9 @@ def statements(desired: Globals, current: Globals, *, keep: Iterable[str], forge
     before = {role["name"]: role for role in current["roles"]}
     result = []
     for role in desired["roles"]:
-        if role["name"] not in kept and role != before.get(role["name"]):
-            result += _attributes(role, before.get(role["name"], {}))
+        now = before.get(role["name"], {})
+        if role["name"] not in kept and any(value != now.get(key) for key, value in role.items()):
+            result += _attributes(role, now)
     old_settings = {row["role"]: row["settings"] for row in current["settings"]}
     new_settings = {row["role"]: row["settings"] for row in desired["settings"]}
     for name in [None, *sorted(wanted - kept)]:
@@ -169,7 +170,7 @@ def _attributes(role: dict[str, Any], before: dict[str, Any]) -> list[str]:
     name = quote_identifier(role["name"])
     words = [word if role[flag] else f"NO{word}" for flag, word in _FLAGS.items()]
     words.append(f"CONNECTION LIMIT {int(role['connection_limit'])}")
-    if role["password"] != before.get("password"):
+    if "password" in role and role["password"] != before.get("password"):
         words.append(f"PASSWORD {quote_literal(role['password']) if role['password'] else 'NULL'}")
     if role["valid_until"] != before.get("valid_until"):
         words.append(f"VALID UNTIL {quote_literal(role['valid_until'] or 'infinity')}")
@@ -181,22 +182,28 @@ def _attributes(role: dict[str, Any], before: dict[str, Any]) -> list[str]:
 
 
 def _memberships(desired: Sequence[dict[str, Any]], current: Sequence[dict[str, Any]], wanted: set[str]) -> list[str]:
-    def key(row: dict[str, Any]) -> tuple[str, str]:
-        return row["role"], row["member"]
-
     def ours(row: dict[str, Any]) -> bool:
-        return row["member"] in wanted and (row["role"] in wanted or row["role"].startswith("pg_"))
+        return all(name in wanted or name.startswith("pg_") for name in (row["role"], row["member"]))
 
     result = []
-    for row in current:
-        if ours(row) and row not in desired:
+    for row in reversed(_grantors_first([row for row in current if ours(row)])):
+        if row not in desired:
             grantor = f" GRANTED BY {quote_identifier(row['grantor'])}" if row["inherit"] is not None else ""
             result.append(f"REVOKE {quote_identifier(row['role'])} FROM {quote_identifier(row['member'])}{grantor}")
-    # a member with ADMIN OPTION may itself be a grantor, so those come first
-    for row in sorted(desired, key=lambda row: (not row["admin"], key(row))):
-        if row not in current:
-            result.append(_grant(row))
+    result += [_grant(row) for row in _grantors_first(desired) if row not in current]
     return result
+
+
+def _grantors_first(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Order memberships so that a grantor has its own ADMIN OPTION before it grants (PostgreSQL 16 insists)."""
+    ordered: list[dict[str, Any]] = []
+    waiting = list(rows)
+    while waiting:
+        to_come = {(row["role"], row["member"]) for row in waiting if row["admin"]}
+        ready = [row for row in waiting if (row["role"], row["grantor"]) not in to_come] or waiting
+        ordered += ready
+        waiting = [row for row in waiting if row not in ready]
+    return ordered
 
 
 def _grant(row: dict[str, Any]) -> str:

@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import asyncpg
+
 from service.config import PostgresqlSettings
 from service.errors import SourceError, StageFailed
 from service.progress import Progress
@@ -40,6 +42,9 @@ async def stage(
     """Create missing roles and one checked scratch database for each archived one; see `Restorer.stage`."""
     databases: Sequence[dict[str, Any]] = stored.facts["databases"]
     wanted = await _globals(stored, reader)
+    if not stored.facts["server"]["superuser"]:
+        for role in wanted["roles"]:
+            role.pop("password", None)  # not known, which is something else than none
     maintenance = settings.maintenance_database
     async with connection_to(settings, maintenance) as connection:
         with errors_as_source("preparing the restore"):
@@ -245,17 +250,34 @@ class _Build:
         async with self._connect() as connection:
             with errors_as_source(f"finishing database {self._database['name']!r}"):
                 await self._set_sequences(connection)
-                for schema, name in self._database["materialized_views"]:
-                    await connection.execute(f"REFRESH MATERIALIZED VIEW {qualified(schema, name)}")
+                await self._refresh(connection)
                 await connection.execute("ANALYZE")
                 inside = await catalog.database_facts(connection)
         for part in ("objects", "extensions", "schemas"):
-            if _comparable(inside[part]) != _comparable(self._database[part]):
+            if _comparable(inside, part) != _comparable(self._database, part):
                 raise StageFailed(
                     f"the restored copy of database {self._database['name']!r} differs from the archived one in its"
                     f" {part}: {_difference(self._database[part], inside[part])}",
                     hint="Nothing live was changed. Please report this with the output of `inspect --json`.",
                 )
+
+    async def _refresh(self, connection: Connection) -> None:
+        """Fill the materialized views. One that cannot be is derived data and stays empty, which is told."""
+        waiting = [qualified(schema, name) for schema, name in self._database["materialized_views"]]
+        while waiting:
+            failed: dict[str, asyncpg.PostgresError] = {}
+            for view in waiting:
+                try:
+                    await connection.execute(f"REFRESH MATERIALIZED VIEW {view}")
+                except asyncpg.PostgresError as error:
+                    failed[view] = error  # it may read another that is still empty, through a function
+            if len(failed) == len(waiting):
+                for view, reason in failed.items():
+                    self._progress.say(
+                        f"Warning: materialized view {view} of database {self._database['name']} stays empty: {reason}"
+                    )
+                return
+            waiting = list(failed)
 
     async def _set_sequences(self, connection: Connection) -> None:
         found = self._database["sequences"]
@@ -275,8 +297,10 @@ def _table(stream: StoredStream) -> tuple[str, str]:
     return stream.labels["schema"], stream.labels["table"]
 
 
-def _comparable(part: Any) -> Any:
-    return sorted(part, key=repr) if isinstance(part, list) else part
+def _comparable(facts: dict[str, Any], part: str) -> Any:
+    if part == "extensions":  # another version is an obstacle of the plan, which may have been allowed
+        return sorted((extension["name"], extension["schema"]) for extension in facts[part])
+    return sorted(facts[part]) if isinstance(facts[part], list) else facts[part]
 
 
 def _difference(archived: Any, restored: Any) -> str:

@@ -56,11 +56,9 @@ async def undo(settings: PostgresqlSettings, record: Record) -> None:
         with errors_as_source("undoing the restore of the databases"):
             now = await _names(connection)
             await _move_back(connection, record, now)
+            opened = [e["name"] for e in entries if e["live_oid"] in now and e["live_allowed_connections"]]
+            await _open_to_sessions(connection, opened)
             for entry in entries:
-                if entry["live_oid"] in now and entry["live_allowed_connections"]:
-                    await connection.execute(
-                        f"ALTER DATABASE {quote_identifier(entry['name'])} WITH ALLOW_CONNECTIONS true"
-                    )
                 await connection.execute(f"DROP DATABASE IF EXISTS {quote_identifier(entry['scratch'])} WITH (FORCE)")
             for name in record["roles_created"]:
                 await _drop_role(connection, name)
@@ -73,16 +71,35 @@ async def _move_back(connection: Connection, record: Record, now: dict[int, str]
     aside = [entry for entry in entries if now.get(entry["live_oid"]) == entry["old"]]
     if not swapped and not aside:
         return
-    await _close_to_sessions(connection, [entry["name"] for entry in swapped])
-    await _disconnect(connection, [*(entry["name"] for entry in swapped), *(entry["old"] for entry in aside)])
-    current = await roles.read_globals(connection, passwords=True)
+    for entry in swapped:
+        if entry["live_oid"] is not None and entry not in aside:
+            raise SwapFailed(
+                f"the database {entry['old']!r} with the state before the restore is not there any more",
+                hint="There is nothing to return to. Run `deviceon-backup commit` to keep what was restored.",
+            )
+    names = [entry["name"] for entry in swapped]
+    await _close_to_sessions(connection, names)
+    try:
+        await _disconnect(connection, [*names, *(entry["old"] for entry in aside)])
+        await _rename_back(connection, record, swapped, aside)
+    except BaseException:
+        await _open_to_sessions(connection, names)
+        raise
+
+
+async def _rename_back(
+    connection: Connection, record: Record, swapped: list[dict[str, Any]], aside: list[dict[str, Any]]
+) -> None:
+    before = record["globals_before"]
     role = await connection.fetchval("SELECT current_user::text")
     async with connection.transaction():
+        current = await roles.read_globals(connection, passwords=True)
+        for name in sorted(roles.names(before) - roles.names(current)):  # dropped or renamed since
+            await connection.execute(f"CREATE ROLE {quote_identifier(name)} NOLOGIN")
         for entry in swapped:
             await _rename(connection, entry["name"], entry["scratch"])
         for entry in aside:
             await _rename(connection, entry["old"], entry["name"])
-        before = record["globals_before"]
         for statement in roles.statements(before, current, keep=[role], forget=record["roles_created"]):
             await connection.execute(statement)
 
@@ -92,15 +109,26 @@ async def commit(settings: PostgresqlSettings, record: Record) -> None:
     async with connection_to(settings, _neutral(settings, record)) as connection:
         with errors_as_source("removing the old databases"):
             now = await _names(connection)
-            for entry in record["databases"]:
-                if now.get(entry["scratch_oid"]) != entry["name"]:
-                    raise SwapFailed(
-                        f"database {entry['name']!r} is not the restored one any more, so {entry['old']!r} is kept",
-                        hint="Look at both databases; drop or rename them by hand, or roll back.",
-                    )
+            _require_successors(record, now)
             for entry in record["databases"]:
                 if now.get(entry["live_oid"]) == entry["old"]:
                     await connection.execute(f"DROP DATABASE {quote_identifier(entry['old'])} WITH (FORCE)")
+
+
+async def confirm(settings: PostgresqlSettings, record: Record) -> None:
+    """Raise SwapFailed unless every old database could be dropped with its successor in place. Changes nothing."""
+    async with connection_to(settings, _neutral(settings, record)) as connection:
+        with errors_as_source("looking at the databases"):
+            _require_successors(record, await _names(connection))
+
+
+def _require_successors(record: Record, now: dict[int, str]) -> None:
+    for entry in record["databases"]:
+        if now.get(entry["live_oid"]) == entry["old"] and now.get(entry["scratch_oid"]) != entry["name"]:
+            raise SwapFailed(
+                f"database {entry['name']!r} is not the restored one any more, so {entry['old']!r} is kept",
+                hint=f"Look at both databases. Drop {entry['old']} by hand to keep the present one, or roll back.",
+            )
 
 
 def _neutral(settings: PostgresqlSettings, record: Record) -> str:
@@ -124,6 +152,11 @@ async def _rename(connection: Connection, old: str, new: str) -> None:
 async def _close_to_sessions(connection: Connection, names: Iterable[str]) -> None:
     for name in names:
         await connection.execute(f"ALTER DATABASE {quote_identifier(name)} WITH ALLOW_CONNECTIONS false")
+
+
+async def _open_to_sessions(connection: Connection, names: Iterable[str]) -> None:
+    for name in names:
+        await connection.execute(f"ALTER DATABASE {quote_identifier(name)} WITH ALLOW_CONNECTIONS true")
 
 
 async def _disconnect(connection: Connection, names: list[str]) -> None:
