@@ -177,6 +177,8 @@ class TreeWalk:
                 self.found.changed(path, "kept changing while it was read; what is kept may be a mixture")
                 body = body[: before.st_size]
             else:
+                # the next attempt may find another file under this name; the other names of this one are still its own
+                self._links.pop((before.st_dev, before.st_ino), None)
                 time.sleep(0.01 * attempt)
         member = self._member(path, Kind.FILE, before, xattrs)
         member.size = size = len(body)
