@@ -24,7 +24,7 @@ demo: setup ## back up a real server, destroy it, restore it, compare
 	@$(BIN)/python -m demo
 
 test: setup ## all tests, on real parts (PYTEST="-k name -x" chooses)
-	@$(BIN)/python -m pytest $(PYTEST)
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal $(PYTEST)
 
 check: setup ## format, lint, types, architecture, shell scripts
 	$(BIN)/ruff format --check .
