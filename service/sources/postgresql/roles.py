@@ -262,7 +262,7 @@ def _quoted_item(value: str, position: int) -> tuple[str, int]:
     return item, position
 
 
-def database_statements(database: dict[str, Any], name: str, *, superuser: bool = True) -> list[str]:
+def database_statements(database: dict[str, Any], name: str) -> list[str]:
     """Return the statements that give database `name` the stored limit, comment, privileges and settings."""
     quoted = quote_identifier(name)
     result = [f"ALTER DATABASE {quoted} CONNECTION LIMIT {int(database['connection_limit'])}"]
@@ -274,7 +274,7 @@ def database_statements(database: dict[str, Any], name: str, *, superuser: bool 
             grantee = "PUBLIC" if item["grantee"] is None else quote_identifier(item["grantee"])
             grantable = " WITH GRANT OPTION" if item["grantable"] else ""
             grant = f"GRANT {_privilege(item['privilege'])} ON DATABASE {quoted} TO {grantee}{grantable}"
-            if item["grantor"] != database["owner"] and superuser:
+            if item["grantor"] != database["owner"]:
                 result += [f"SET LOCAL ROLE {quote_identifier(item['grantor'])}", grant, "RESET ROLE"]
             else:
                 result.append(grant)
