@@ -119,7 +119,7 @@ class StorageBackend(ABC):
     """Where it is, without any secret; for messages."""
 
     @abstractmethod
-    async def put(self, key: str, data: AsyncIterable[bytes], *, overwrite: bool = False) -> ObjectInfo:
+    async def put(self, key: str, data: AsyncIterable[bytes | bytearray], *, overwrite: bool = False) -> ObjectInfo:
         """Store what `data` yields under `key`. Pulls `data` no faster than it can write, in bounded memory.
 
         The object becomes visible after `data` ended without an exception and every byte is durable; on any

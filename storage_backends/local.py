@@ -52,7 +52,7 @@ class LocalBackend(StorageBackend):
         self._auto_mkdir = auto_mkdir
         self._unnamed = unnamed
 
-    async def put(self, key: str, data: AsyncIterable[bytes], *, overwrite: bool = False) -> ObjectInfo:
+    async def put(self, key: str, data: AsyncIterable[bytes | bytearray], *, overwrite: bool = False) -> ObjectInfo:
         """Store an object; a cancelled `put` returns after its thread has let go of the file.
 
         One case cannot be taken back: with `overwrite`, a failure after the new object got the name leaves the new
@@ -235,7 +235,7 @@ def _info(key: str, status: os.stat_result) -> ObjectInfo:
     )
 
 
-async def _fill(file: UnfinishedFile, data: AsyncIterable[bytes], *, thread: ThreadPoolExecutor) -> None:
+async def _fill(file: UnfinishedFile, data: AsyncIterable[bytes | bytearray], *, thread: ThreadPoolExecutor) -> None:
     """Write what `data` yields. While one batch is written the next is pulled, and no more."""
     writing: asyncio.Future[None] | None = None
     async with aclosing(_batches(data)) as batches:
@@ -247,8 +247,8 @@ async def _fill(file: UnfinishedFile, data: AsyncIterable[bytes], *, thread: Thr
         await _settled(writing)
 
 
-async def _batches(data: AsyncIterable[bytes]) -> AsyncGenerator[list[bytes], None]:
-    batch: list[bytes] = []
+async def _batches(data: AsyncIterable[bytes | bytearray]) -> AsyncGenerator[list[bytes | bytearray], None]:
+    batch: list[bytes | bytearray] = []
     size = 0
     async for piece in data:
         batch.append(piece)

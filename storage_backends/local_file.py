@@ -106,7 +106,7 @@ class UnfinishedFile:
                 )
                 self._temporary = name
 
-    def write(self, pieces: Sequence[bytes]) -> None:
+    def write(self, pieces: Sequence[bytes | bytearray]) -> None:
         """Append `pieces`, all of them, and keep the amount of unwritten pages small."""
         with mapped_errors(self._directory, self._key):
             views = [memoryview(piece) for piece in pieces if piece]

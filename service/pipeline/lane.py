@@ -18,10 +18,10 @@ from typing import Protocol
 
 from service.archive.chunk import compress, crc32
 from service.archive.names import stream_entry
-from service.archive.zip64 import local_header
+from service.archive.zip64 import LOCAL_HEADER_BYTES, local_header
 from service.pipeline.split import Chunk, split
 from service.pipeline.threads import SMALL_BYTES, Threads, done_here, finished, settled
-from service.sealing.suite import ArchiveKeys, StreamCipher
+from service.sealing.suite import TAG_BYTES, ArchiveKeys, StreamCipher
 
 
 class Compression(Protocol):
@@ -45,7 +45,7 @@ class FileEntry:
     name: str
     size: int
     crc32: int
-    blob: bytes
+    blob: bytes | bytearray
 
 
 def file_entry(name: str, content: bytes) -> FileEntry:
@@ -113,6 +113,13 @@ class Lane:
     def _seal(self, stream: int, chunk: Chunk, cipher: StreamCipher | None, digest: hashlib._Hash) -> FileEntry:
         digest.update(chunk.raw)
         body = compress(chunk.raw, level=self._level)
-        if cipher is not None:
-            body = cipher.seal(chunk.index, body, last=chunk.last)
-        return file_entry(stream_entry(stream, chunk.index, sealed=cipher is not None), body)
+        if cipher is None:
+            return file_entry(stream_entry(stream, chunk.index, sealed=False), body)
+        name = stream_entry(stream, chunk.index, sealed=True)
+        start, size = LOCAL_HEADER_BYTES + len(name), len(body) + TAG_BYTES
+        blob = bytearray(start + size)
+        content = memoryview(blob)[start:]
+        cipher.seal(chunk.index, body, into=content, last=chunk.last)
+        crc = crc32(content)
+        memoryview(blob)[:start] = local_header(name, size=size, crc32=crc)
+        return FileEntry(name, size, crc, blob)

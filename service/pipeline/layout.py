@@ -22,7 +22,7 @@ class Layout:
         self.offset = 0
         self._records = bytearray()
 
-    def place(self, entry: FileEntry) -> bytes:
+    def place(self, entry: FileEntry) -> bytes | bytearray:
         """Give the entry its place at the end of what there is; return the bytes to be written there."""
         self._records += directory_record(
             Entry(name=entry.name, offset=self.offset, size=entry.size, crc32=entry.crc32)

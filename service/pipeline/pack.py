@@ -140,7 +140,7 @@ class _Packing:
             failure = _first_cause(first[0] if first else errors)
         raise failure  # outside of the handler, so that its own cause and context stay as they are
 
-    async def _put(self, target: StorageBackend, file: AsyncGenerator[bytes, None]) -> ObjectInfo:
+    async def _put(self, target: StorageBackend, file: AsyncGenerator[bytes | bytearray, None]) -> ObjectInfo:
         info = await target.put(self._header.name, file)
         if not self._complete or info.size != self._layout.offset:
             raise TargetUnavailable(
@@ -228,7 +228,7 @@ class _Packing:
 
     # What the target pulls
 
-    async def _file(self) -> AsyncGenerator[bytes, None]:
+    async def _file(self) -> AsyncGenerator[bytes | bytearray, None]:
         yield self._place(file_entry(HEADER, self._header.to_bytes()))
         if self._slots is not None:
             yield self._place(file_entry(KEYSLOTS, self._slots.to_bytes()))
@@ -241,7 +241,7 @@ class _Packing:
             yield piece
         self._complete = True
 
-    def _place(self, entry: FileEntry) -> bytes:
+    def _place(self, entry: FileEntry) -> bytes | bytearray:
         self._progress.stored += len(entry.blob)
         return self._layout.place(entry)
 

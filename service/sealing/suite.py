@@ -41,24 +41,26 @@ class StreamCipher:
         self._base = int.from_bytes(key_and_base[32:], "big")
         self._aad_prefix = aad_prefix
 
-    def seal(self, index: int, body: bytes | bytearray | memoryview, *, last: bool) -> bytes:
-        """Encrypt the body of chunk `index`.
+    def seal(self, index: int, body: bytes, *, into: bytearray | memoryview, last: bool) -> None:
+        """Encrypt the body of chunk `index` into a buffer that is `TAG_BYTES` longer.
 
         Two different bodies must never be sealed under one index: the nonce is made from it.
         """
         nonce, aad = self._bind(index, last=last)
-        return self._aead.encrypt(nonce, body, aad)
+        self._aead.encrypt_into(nonce, body, aad, into)
 
-    def open(self, index: int, sealed: bytes | bytearray | memoryview, *, last: bool) -> bytes:
+    def open(self, index: int, sealed: bytes | bytearray | memoryview, *, last: bool) -> bytearray:
         """Decrypt chunk `index`. Raises NotAuthentic unless it is that chunk of that stream of that archive."""
         nonce, aad = self._bind(index, last=last)
+        body = bytearray(max(len(sealed) - TAG_BYTES, 0))
         try:
-            return self._aead.decrypt(nonce, sealed, aad)
+            self._aead.decrypt_into(nonce, sealed, aad, body)
         except InvalidTag as exc:
             raise NotAuthentic(
                 f"chunk {index} is not what was sealed there",
                 hint="The archive was damaged or altered. Use another archive.",
             ) from exc
+        return body
 
     def _bind(self, index: int, *, last: bool) -> tuple[bytes, bytes]:
         place = index.to_bytes(4, "big") + bytes([last])

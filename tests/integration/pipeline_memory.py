@@ -30,8 +30,8 @@ NOISE = os.urandom(CHUNK_BYTES + (1 << 20))  # longer than a chunk: within one n
 class SlowBackend(LocalBackend):
     """The local target behind a slow line."""
 
-    async def put(self, key: str, data: AsyncIterable[bytes], *, overwrite: bool = False) -> ObjectInfo:
-        async def slowly() -> AsyncGenerator[bytes, None]:
+    async def put(self, key: str, data: AsyncIterable[bytes | bytearray], *, overwrite: bool = False) -> ObjectInfo:
+        async def slowly() -> AsyncGenerator[bytes | bytearray, None]:
             async for piece in data:
                 await asyncio.sleep(len(piece) / 1e9)
                 yield piece

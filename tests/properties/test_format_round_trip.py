@@ -17,7 +17,7 @@ from service.archive.strict_json import canonical_json, strict_loads
 from service.errors import ArchiveError, CorruptArchive, NotAuthentic, ServiceError
 from service.sealing.suite import ArchiveKeys
 from tests.vectors.second_reader import open_archive, read_second
-from tests.vectors.small import DATA_KEY, STREAMS, Streams, draft, make_manifest, read
+from tests.vectors.small import DATA_KEY, STREAMS, Streams, draft, make_manifest, read, sealed_chunk
 
 keys = st.binary(min_size=32, max_size=32)
 ids = st.binary(min_size=16, max_size=16)
@@ -60,7 +60,7 @@ def test_sealed_chunks_open_only_where_they_were_sealed(
     data_key: bytes, archive_id: bytes, header: bytes, stream: int, index: int, last: bool, body: bytes
 ) -> None:
     derived = ArchiveKeys(data_key, archive_id=archive_id, header=header)
-    sealed = derived.stream(stream).seal(index, body, last=last)
+    sealed = sealed_chunk(derived.stream(stream), index, body, last=last)
     assert derived.stream(stream).open(index, sealed, last=last) == body
     second = open_archive.Keys(data_key, archive_id, header)
     assert second.open(stream, index, last, sealed) == body

@@ -51,9 +51,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "aiofiles": (),
     "asyncpg": ("service.sources.postgresql",),
-    "backports": ("service.archive.chunk",),
     "click": ("service.cli",),
-    "compression": ("service.archive.chunk",),
     "cryptography": ("service.sealing",),
     "fsspec": ("storage_backends",),
     "isal": ("service.archive.chunk",),
@@ -63,6 +61,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "tpm2_pytss": ("service.sealing.tpm",),
     "uvloop": ("service.cli",),
     "yaml": ("service.strict_yaml", "service.cli"),
+    "zstandard": ("service.archive.chunk",),
 }
 
 MAY_PRINT = ("service.cli", "service.terminal", "demo", "tests", "tools")

@@ -15,7 +15,7 @@ from typing import Any
 from service.archive import names, zip64
 from service.archive.parts import Footer
 from service.sealing.suite import ArchiveKeys
-from tests.vectors.small import ARCHIVE_ID, CREATED, DATA_KEY, draft
+from tests.vectors.small import ARCHIVE_ID, CREATED, DATA_KEY, draft, sealed_chunk
 
 HERE = Path(__file__).parent
 LABEL = b"deviceon-backup/v1"
@@ -67,7 +67,7 @@ def chunks() -> list[dict[str, Any]]:
                 "nonce": (bases[stream] ^ int.from_bytes(place, "big")).to_bytes(12, "big").hex(),
                 "aad": (LABEL + b"/chunk\0" + ARCHIVE_ID + stream.to_bytes(4, "big") + place).hex(),
                 "body": body.hex(),
-                "sealed": derived.stream(stream).seal(index, body, last=last).hex(),
+                "sealed": sealed_chunk(derived.stream(stream), index, body, last=last).hex(),
             }
         )
     return made

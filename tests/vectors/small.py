@@ -15,7 +15,7 @@ from typing import Any
 from service.archive import chunk, names, zip64
 from service.archive.parts import Footer, Header, KeySlots, Manifest, check_footer, check_manifest
 from service.errors import CorruptArchive
-from service.sealing.suite import ArchiveKeys, check_commit, check_footer_mac
+from service.sealing.suite import TAG_BYTES, ArchiveKeys, StreamCipher, check_commit, check_footer_mac
 
 DATA_KEY = bytes(range(0x20))
 ARCHIVE_ID = bytes(range(0x10))
@@ -76,6 +76,13 @@ def make_manifest(streams: Streams, *, archive_id: bytes = ARCHIVE_ID, **change:
     return Manifest(**(members | change))
 
 
+def sealed_chunk(cipher: StreamCipher, index: int, body: bytes, *, last: bool) -> bytes:
+    """Return one chunk as it stands in an archive."""
+    sealed = bytearray(len(body) + TAG_BYTES)
+    cipher.seal(index, body, into=sealed, last=last)
+    return bytes(sealed)
+
+
 @dataclass
 class Draft:
     """An archive before its footer: entries as (name, content), in the order of the file."""
@@ -91,7 +98,7 @@ class Draft:
         for index, raw in enumerate(chunks):
             body = chunk.compress(raw, level=1)
             if self.keys is not None:
-                body = self.keys.stream(stream).seal(index, body, last=index == len(chunks) - 1)
+                body = sealed_chunk(self.keys.stream(stream), index, body, last=index == len(chunks) - 1)
             self.entries.append((names.stream_entry(stream, index, sealed=self.keys is not None), body))
 
     def finish(self, **footer_change: Any) -> bytes:
