@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,20 +17,13 @@ from service.errors import SourceError, SourceUnavailable
 from service.sources.base import Source, Stream
 from service.sources.postgresql import catalog, roles, tools
 from service.sources.postgresql.catalog import Table
-from service.sources.postgresql.connect import (
-    Connection,
-    connect,
-    connection_to,
-    errors_as_source,
-    quote_identifier,
-)
+from service.sources.postgresql.connect import Connection, connection_to, errors_as_source, quote_identifier
+from service.sources.postgresql.copy_out import Connections, pull
 
 _LOCK_TIMEOUT_SECONDS = 60
 _SNAPSHOT_ATTEMPTS = 5
 _PART_PAGES = 16384
 """A table is read in ranges of this many 8 KiB heap pages (128 MiB), so that one huge table keeps all workers busy."""
-_READS_PER_TRANSACTION = 200
-"""After this many tables a worker takes the snapshot anew, so that its locks stay few (max_locks_per_transaction)."""
 
 
 class PostgresqlSource(Source):
@@ -125,7 +117,7 @@ async def _open(settings: PostgresqlSettings, stack: contextlib.AsyncExitStack) 
     if labels:
         warnings.append("security labels of roles and databases are not in this backup")
     parallel = _parallel(settings, free - len(databases))
-    connections = _Connections(settings, limit=parallel)
+    connections = Connections(settings, limit=parallel)
     stack.push_async_callback(connections.close)
     facts = {
         "server": {key: server[key] for key in ("server_version", "server_version_num", "role", "superuser")},
@@ -206,7 +198,7 @@ def _streams(
     settings: PostgresqlSettings,
     directory: Path,
     databases: Sequence[_Database],
-    connections: _Connections,
+    connections: Connections,
     cluster: roles.Globals,
 ) -> list[Stream]:
     """Roles first, then the schemas (they fail early), large objects, and the rows, the biggest tables first."""
@@ -247,7 +239,7 @@ def _globals_stream(cluster: roles.Globals) -> Stream:
     return Stream(kind="postgresql.globals", labels={}, read=read)
 
 
-def _row_streams(database: _Database, table: Table, connections: _Connections) -> list[Stream]:
+def _row_streams(database: _Database, table: Table, connections: Connections) -> list[Stream]:
     whole = table.condition or table.load_via or database.version_major < 14  # TID range scans came with 14
     parts = 1 if whole else max(1, round(table.pages / _PART_PAGES))
     step = -(-table.pages // parts)
@@ -286,7 +278,7 @@ def _range(first: int, beyond: int, *, last: bool, whole: bool) -> str:
 
 
 async def _copy_out(
-    database: _Database, table: Table, condition: str, connections: _Connections, details: dict[str, Any]
+    database: _Database, table: Table, condition: str, connections: Connections, details: dict[str, Any]
 ) -> AsyncGenerator[bytes, None]:
     """Yield one table's (or one part's) COPY data and note the number of rows."""
     doing = f"copying table {table.qualified} of database {database.name!r}"
@@ -307,102 +299,10 @@ async def _copy_out(
                     columns=list(table.columns) or None,
                     **options,
                 )
-            async with contextlib.aclosing(_pull(copy, abort=connection.terminate)) as pieces:
+            async with contextlib.aclosing(pull(copy, abort=connection.terminate)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, str):
                         details["rows"] = int(piece.split()[-1])
                     else:
                         yield piece
             database.require_snapshot()
-
-
-async def _pull(copy: Callable[..., Any], *, abort: Callable[[], None]) -> AsyncGenerator[bytes | str, None]:
-    """Turn the driver's push into a pull: yield the data, then the command's status, two pieces ahead at most.
-
-    `abort` ends the connection when the reader leaves early. Without it the driver would ask the server to cancel and
-    wait for its answer, for ever when the server is gone.
-    """
-    pieces: asyncio.Queue[bytes | str | None] = asyncio.Queue()
-    room = asyncio.Semaphore(2)
-
-    async def put(piece: bytes) -> None:
-        await room.acquire()
-        pieces.put_nowait(piece)
-
-    async def push() -> None:
-        try:
-            pieces.put_nowait(await copy(output=put))
-        finally:
-            pieces.put_nowait(None)  # never waits: nobody may be reading any more
-
-    task = asyncio.create_task(push())
-    try:
-        while (piece := await pieces.get()) is not None:
-            yield piece
-            room.release()
-        await task
-    finally:
-        if not task.done():
-            abort()
-            task.cancel()
-            await asyncio.wait([task])
-
-
-class _Connections:
-    """Worker connections, each inside the snapshot of its database; at most `limit` are open."""
-
-    def __init__(self, settings: PostgresqlSettings, *, limit: int) -> None:
-        self._settings = settings
-        self._idle: list[_Worker] = []
-        self._places = asyncio.Semaphore(limit)
-
-    @contextlib.asynccontextmanager
-    async def reading(self, database: _Database) -> AsyncIterator[Connection]:
-        """Borrow a connection that sees the snapshot of `database`; a failed one is not used again."""
-        async with self._places:
-            worker = await self._take(database)
-            try:
-                yield worker.connection
-            except BaseException:
-                worker.connection.terminate()
-                raise
-            self._idle.append(worker)
-
-    async def _take(self, database: _Database) -> _Worker:
-        for worker in self._idle:
-            if worker.database is database:
-                self._idle.remove(worker)
-                break
-        else:
-            if self._idle:  # of another database: its place is needed
-                await self._idle.pop(0).connection.close(timeout=10)
-            worker = _Worker(await connect(self._settings, database.name), database)
-        try:
-            await worker.enter_snapshot()
-        except BaseException:
-            worker.connection.terminate()
-            raise
-        return worker
-
-    async def close(self) -> None:
-        """Close what is idle; borrowed connections are closed by their borrowers."""
-        for worker in self._idle:
-            worker.connection.terminate()
-        self._idle.clear()
-
-
-@dataclass(slots=True)
-class _Worker:
-    connection: Connection
-    database: _Database
-    reads: int = 0
-
-    async def enter_snapshot(self) -> None:
-        """Take the snapshot when this worker is not in it, or has collected many locks."""
-        if self.reads % _READS_PER_TRANSACTION == 0:
-            if self.reads:
-                await self.connection.execute("ROLLBACK")
-            await self.connection.execute(
-                f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{self.database.snapshot}'"
-            )
-        self.reads += 1

@@ -1,0 +1,121 @@
+"""Worker connections that read inside an exported snapshot, and COPY turned from the driver's push into a pull."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from service.config import PostgresqlSettings
+from service.sources.postgresql.connect import Connection, connect
+
+_READS_PER_TRANSACTION = 200
+"""After this many tables a worker takes the snapshot anew, so that its locks stay few (max_locks_per_transaction)."""
+
+
+class SnapshotHolder(Protocol):
+    """A database whose snapshot another connection holds."""
+
+    @property
+    def name(self) -> str:
+        """The database."""
+        ...
+
+    @property
+    def snapshot(self) -> str:
+        """What pg_export_snapshot returned."""
+        ...
+
+
+async def pull(copy: Callable[..., Any], *, abort: Callable[[], None]) -> AsyncGenerator[bytes | str, None]:
+    """Turn the driver's push into a pull: yield the data, then the command's status, two pieces ahead at most.
+
+    `abort` ends the connection when the reader leaves early. Without it the driver would ask the server to cancel and
+    wait for its answer, for ever when the server is gone.
+    """
+    pieces: asyncio.Queue[bytes | str | None] = asyncio.Queue()
+    room = asyncio.Semaphore(2)
+
+    async def put(piece: bytes) -> None:
+        await room.acquire()
+        pieces.put_nowait(piece)
+
+    async def push() -> None:
+        try:
+            pieces.put_nowait(await copy(output=put))
+        finally:
+            pieces.put_nowait(None)  # never waits: nobody may be reading any more
+
+    task = asyncio.create_task(push())
+    try:
+        while (piece := await pieces.get()) is not None:
+            yield piece
+            room.release()
+        await task
+    finally:
+        if not task.done():
+            abort()
+            task.cancel()
+            await asyncio.wait([task])
+
+
+class Connections:
+    """Worker connections, each inside the snapshot of its database; at most `limit` are open."""
+
+    def __init__(self, settings: PostgresqlSettings, *, limit: int) -> None:
+        self._settings = settings
+        self._idle: list[_Worker] = []
+        self._places = asyncio.Semaphore(limit)
+
+    @contextlib.asynccontextmanager
+    async def reading(self, database: SnapshotHolder) -> AsyncIterator[Connection]:
+        """Borrow a connection that sees the snapshot of `database`; a failed one is not used again."""
+        async with self._places:
+            worker = await self._take(database)
+            try:
+                yield worker.connection
+            except BaseException:
+                worker.connection.terminate()
+                raise
+            self._idle.append(worker)
+
+    async def _take(self, database: SnapshotHolder) -> _Worker:
+        for worker in self._idle:
+            if worker.database is database:
+                self._idle.remove(worker)
+                break
+        else:
+            if self._idle:  # of another database: its place is needed
+                await self._idle.pop(0).connection.close(timeout=10)
+            worker = _Worker(await connect(self._settings, database.name), database)
+        try:
+            await worker.enter_snapshot()
+        except BaseException:
+            worker.connection.terminate()
+            raise
+        return worker
+
+    async def close(self) -> None:
+        """Close what is idle; borrowed connections are closed by their borrowers."""
+        for worker in self._idle:
+            worker.connection.terminate()
+        self._idle.clear()
+
+
+@dataclass(slots=True)
+class _Worker:
+    connection: Connection
+    database: SnapshotHolder
+    reads: int = 0
+
+    async def enter_snapshot(self) -> None:
+        """Take the snapshot when this worker is not in it, or has collected many locks."""
+        if self.reads % _READS_PER_TRANSACTION == 0:
+            if self.reads:
+                await self.connection.execute("ROLLBACK")
+            await self.connection.execute(
+                f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{self.database.snapshot}'"
+            )
+        self.reads += 1
