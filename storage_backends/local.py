@@ -83,6 +83,8 @@ class LocalBackend(StorageBackend):
         with ThreadPoolExecutor(1, thread_name_prefix="target-get") as thread:
             reader = _Reader(self._directory, key)
             try:
+                if self._not_made_yet():
+                    raise not_found(self._directory, key)
                 info = await _settled(_start(thread, reader.open))
                 if etag is not None and info.etag != etag:
                     raise ObjectChanged(f"{self._directory / key} is not the file that was looked at before")
@@ -127,11 +129,17 @@ class LocalBackend(StorageBackend):
             self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
 
     def _stat(self, key: str) -> ObjectInfo:
+        if self._not_made_yet():
+            raise not_found(self._directory, key)
         with closing(_Directory(self._directory)) as directory:
             return _info(key, object_status(key, directory=self._directory, directory_fd=directory.fd))
 
+    def _not_made_yet(self) -> bool:
+        """Say whether there is no directory because nothing was written yet: then there are no objects either."""
+        return self._auto_mkdir and not self._directory.exists()
+
     def _list(self, prefix: str) -> list[ObjectInfo]:
-        if self._auto_mkdir and not self._directory.exists():
+        if self._not_made_yet():
             return []
         found = []
         with closing(_Directory(self._directory)) as directory, mapped_errors(self._directory):
@@ -143,13 +151,15 @@ class LocalBackend(StorageBackend):
         return sorted(found, key=lambda info: info.key)
 
     def _delete(self, key: str) -> None:
+        if self._not_made_yet():
+            return
         with closing(_Directory(self._directory)) as directory, mapped_errors(self._directory, key):
             if directory.regular(key) is not None:
                 directory.remove(key)
                 os.fsync(directory.fd)
 
     def _sweep(self, before: float) -> int:
-        if self._auto_mkdir and not self._directory.exists():
+        if self._not_made_yet():
             return 0
         with closing(_Directory(self._directory)) as directory, mapped_errors(self._directory):
             removed = 0
@@ -160,7 +170,10 @@ class LocalBackend(StorageBackend):
             return removed
 
     def _free_bytes(self) -> int:
-        with closing(_Directory(self._directory)) as directory, mapped_errors(self._directory):
+        there = self._directory
+        while self._auto_mkdir and not there.exists():
+            there = there.parent
+        with closing(_Directory(there)) as directory, mapped_errors(self._directory):
             space = os.fstatvfs(directory.fd)
             return space.f_bavail * space.f_frsize
 

@@ -142,6 +142,11 @@ async def test_auto_mkdir_makes_the_directory_when_it_is_written_to(tmp_path: Pa
     assert isinstance(target, LocalBackend)
     assert await keys(target) == []
     assert await target.sweep(datetime.now(UTC)) == 0
+    for call in (target.stat("object"), read(target, "object")):
+        with pytest.raises(ObjectNotFound):
+            await call
+    await target.delete("object")
+    assert (await target.free_bytes() or 0) > 0
     assert not directory.exists()
     await target.put("object", pieces(b"x"))
     assert stat.S_IMODE(directory.stat().st_mode) == 0o750
