@@ -29,7 +29,7 @@ def test_memory_stays_within_the_formula_whatever_the_data(
 ) -> None:
     chunks = 90  # 360 MiB that do not shrink
     bounds = {
-        "pack": CHUNK * (3 * LANES + 4 * CORES + 1),
+        "pack": CHUNK * (3 * LANES + 3 * CORES + 1),
         "verify": CHUNK * 2 * (CORES + 4),
         "read": CHUNK * 4 * LANES,
     }
