@@ -14,7 +14,7 @@ from service.errors import ConfigError, JobRefused, RestoreRefused, ServiceError
 from service.journal import journals
 from service.progress import Progress
 from service.restore import plan_restore, recover, restore
-from service.sources.postgresql import preflight, stage
+from service.sources.postgresql import dump, preflight, stage
 from tests.conftest import NewServer
 from tests.recipes import Installation, eventually
 
@@ -363,3 +363,45 @@ async def test_too_little_space_is_an_obstacle(installation: Installation, monke
 async def run(*command: str) -> None:
     process = await asyncio.create_subprocess_exec(*command)
     assert await process.wait() == 0
+
+
+async def test_restored_rows_are_frozen_and_known_to_the_planner(installation: Installation) -> None:
+    await installation.server.execute(
+        """CREATE TABLE split (day int, text text) PARTITION BY RANGE (day);
+           CREATE TABLE split_1 PARTITION OF split FOR VALUES FROM (0) TO (50);
+           CREATE TABLE split_2 PARTITION OF split FOR VALUES FROM (50) TO (100);
+           INSERT INTO split SELECT n % 100, md5(n::text) FROM generate_series(1, 100000) AS n""",
+        database="app",
+    )
+    await installation.restore((await installation.backup()).name)
+    tables = await installation.server.fetch(
+        """SELECT relname::text, relpages > 0 AND relallvisible = relpages AS frozen, reltuples::int
+           FROM pg_class WHERE relname IN ('things', 'split_1', 'split_2', 'total') AND relkind IN ('r', 'm')
+           ORDER BY 1""",
+        database="app",
+    )
+    assert [(row[0], row[2]) for row in tables] == [
+        ("split_1", 50000),
+        ("split_2", 50000),
+        ("things", 200000),
+        ("total", 1),
+    ]
+    assert all(row[1] for row in tables if row[0] != "total")
+    statistics = await installation.server.fetch(
+        "SELECT DISTINCT tablename::text, inherited FROM pg_stats WHERE schemaname = 'public' ORDER BY 1",
+        database="app",
+    )
+    expected = [("split", True), ("split_1", False), ("split_2", False), ("things", False), ("total", False)]
+    assert [tuple(row) for row in statistics] == expected
+
+
+async def test_parts_of_a_table_that_fills_the_database_are_loaded_at_once(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dump, "_PART_PAGES", 300)
+    archived = await contents(installation)
+    archive = (await installation.backup()).name
+    monkeypatch.undo()
+    await spoil(installation)
+    await installation.restore(archive)
+    assert await contents(installation) == archived

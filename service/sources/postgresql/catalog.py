@@ -346,6 +346,18 @@ async def materialized_views(connection: Connection) -> list[tuple[str, str]]:
     return [populated[view] for view in ordered if view in populated]
 
 
+async def to_analyze(connection: Connection) -> list[str]:
+    """Name every table to gather statistics of, the biggest last. A partitioned table stands for its partitions."""
+    rows = await connection.fetch(
+        """SELECT n.nspname::text, c.relname::text
+           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND NOT c.relispartition AND NOT c.relisshared
+           ORDER BY CASE c.relkind WHEN 'r' THEN pg_table_size(c.oid) ELSE
+                    (SELECT sum(pg_table_size(t.relid)) FROM pg_catalog.pg_partition_tree(c.oid) t) END, c.oid"""
+    )
+    return [qualified(row[0], row[1]) for row in rows]
+
+
 async def database_facts(connection: Connection) -> dict[str, Any]:
     """Describe one database from inside: what the restored one must have."""
     counts: dict[str, int] = {}

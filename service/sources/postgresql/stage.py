@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import asyncpg
 
 from service.config import PostgresqlSettings
-from service.errors import SourceError, StageFailed
+from service.errors import StageFailed
 from service.progress import Progress
 from service.sources.base import Record, StoredSource, StoredStream, StreamReader
 from service.sources.postgresql import catalog, roles, tools
@@ -24,6 +23,7 @@ from service.sources.postgresql.connect import (
     quote_identifier,
     quote_literal,
 )
+from service.sources.postgresql.load import load, table_of, together
 
 _NAME_BYTES = 63
 
@@ -157,7 +157,7 @@ class _Build:
 
     async def run(self) -> None:
         """Create the definitions, load, then build indexes and constraints on the loaded data, and check."""
-        if len(self._schemas) != 1 or self._database["tables"] != len({_table(stream) for stream in self._rows}):
+        if len(self._schemas) != 1 or self._database["tables"] != len({table_of(stream) for stream in self._rows}):
             raise StageFailed(f"the archive does not hold every stream of database {self._database['name']!r}")
         self._progress.say(f"Restoring database {self._database['name']} beside the live one")
         with tools.anonymous_file("schema") as schema:
@@ -166,7 +166,7 @@ class _Build:
             schema.flush()
             await self._bare_template()
             await self._definitions(schema, "pre-data")
-            await self._load()
+            await load(self._database["name"], self._rows, connect=self._connect, read=self._read, workers=self._jobs)
             for stream in self._large_objects:
                 await tools.restore_stream(
                     self._settings, self._directory, self._scratch, self._read(stream), options=SCRATCH_OPTIONS
@@ -184,14 +184,20 @@ class _Build:
     def _connect(self) -> contextlib.AbstractAsyncContextManager[Connection]:
         return connection_to(self._settings, self._scratch, scratch=True)
 
+    @contextlib.asynccontextmanager
+    async def _open(self, doing: str) -> AsyncIterator[Connection]:
+        """Connect, and say what was being done when something fails."""
+        async with self._connect() as connection:
+            with errors_as_source(f"{doing} (database {self._database['name']!r})"):
+                yield connection
+
     async def _bare_template(self) -> None:
         """Drop what template0 has and the archived database had not: pg_dump does not say that it was dropped."""
-        async with self._connect() as connection:
-            with errors_as_source("preparing an empty database"):
-                if "plpgsql" not in {extension["name"] for extension in self._database["extensions"]}:
-                    await connection.execute("DROP EXTENSION IF EXISTS plpgsql")
-                if "public" not in self._database["schemas"]:
-                    await connection.execute("DROP SCHEMA IF EXISTS public")
+        async with self._open("preparing an empty database") as connection:
+            if "plpgsql" not in {extension["name"] for extension in self._database["extensions"]}:
+                await connection.execute("DROP EXTENSION IF EXISTS plpgsql")
+            if "public" not in self._database["schemas"]:
+                await connection.execute("DROP SCHEMA IF EXISTS public")
 
     async def _definitions(self, schema: IO[bytes], section: str) -> None:
         jobs = [f"--jobs={self._jobs}"] if section == "post-data" else []
@@ -204,55 +210,29 @@ class _Build:
             options=SCRATCH_OPTIONS,
         )
 
-    async def _load(self) -> None:
-        """Copy every table's rows, several tables at once, the biggest first."""
-        waiting = sorted(self._rows, key=lambda stream: stream.bytes)
-
-        async def work() -> None:
-            async with self._connect() as connection:
-                while waiting:
-                    await self._copy_in(connection, waiting.pop())
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._jobs, len(waiting))):
-                    group.create_task(work())
-        except* Exception as errors:
-            raise _first(errors) from None
-
-    async def _copy_in(self, connection: Connection, stream: StoredStream) -> None:
-        details = stream.details
-        schema, table = stream.labels["schema"], stream.labels["table"]
-        if details.get("load_via"):
-            schema, table = details["load_via"]
-        options = {"format": details["format"]}
-        if details["format"] == "text":
-            options["encoding"] = details["encoding"]
-        name = qualified(stream.labels["schema"], stream.labels["table"])
-        with errors_as_source(f"copying rows into table {name} of database {self._database['name']!r}"):
-            # no transaction block of the driver's: its own failing at the end would hide the reason
-            await connection.execute("BEGIN")
-            if details.get("configuration"):
-                # the extension's own triggers and keys must not judge rows that were in order when archived
-                await connection.execute("SET LOCAL session_replication_role = replica")
-            async with contextlib.aclosing(self._read(stream)) as source:
-                status = await connection.copy_to_table(
-                    table, schema_name=schema, columns=list(details["columns"]) or None, source=source, **options
-                )
-            await connection.execute("COMMIT")
-        rows = int(status.split()[-1])
-        if rows != details["rows"]:
-            raise StageFailed(
-                f"table {name} of database {self._database['name']!r}: {rows} rows restored, {details['rows']} archived"
-            )
-
     async def _finish(self) -> None:
-        async with self._connect() as connection:
-            with errors_as_source(f"finishing database {self._database['name']!r}"):
-                await self._set_sequences(connection)
+        """Do what needs all rows and indexes: sequences, materialized views, statistics; then compare."""
+        async with self._open("finishing") as connection:
+            await self._set_sequences(connection)
+            waiting = await catalog.to_analyze(connection)
+
+        async def analyze(connection: Connection) -> None:
+            while waiting:
+                await connection.execute(f"ANALYZE {waiting.pop()}")
+
+        async def views_first() -> None:
+            async with self._open("filling the materialized views") as connection:
                 await self._refresh(connection)
-                await connection.execute("ANALYZE")
-                inside = await catalog.database_facts(connection)
+                waiting.extend(qualified(schema, name) for schema, name in self._database["materialized_views"])
+                await analyze(connection)
+
+        async def tables() -> None:
+            async with self._open("gathering statistics") as connection:
+                await analyze(connection)
+
+        await together([views_first(), *(tables() for _ in range(self._jobs - 1))])
+        async with self._open("comparing") as connection:
+            inside = await catalog.database_facts(connection)
         for part in ("objects", "extensions", "schemas"):
             if _comparable(inside, part) != _comparable(self._database, part):
                 raise StageFailed(
@@ -293,10 +273,6 @@ class _Build:
         )
 
 
-def _table(stream: StoredStream) -> tuple[str, str]:
-    return stream.labels["schema"], stream.labels["table"]
-
-
 def _comparable(facts: dict[str, Any], part: str) -> Any:
     if part == "extensions":  # another version is an obstacle of the plan, which may have been allowed
         return sorted((extension["name"], extension["schema"]) for extension in facts[part])
@@ -314,11 +290,3 @@ def _difference(archived: Any, restored: Any) -> str:
     missing = [str(item) for item in archived if item not in restored]
     added = [str(item) for item in restored if item not in archived]
     return f"missing {missing}, added {added}"
-
-
-def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
-    """The error to show when several workers failed: what came first, rather than what followed from it."""
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error if isinstance(error, Exception) else SourceError(repr(error))

@@ -1,0 +1,149 @@
+"""Loads the rows of one scratch database: several tables at once, the biggest first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from service.errors import SourceError, StageFailed
+from service.sources.base import StoredStream
+from service.sources.postgresql.connect import Connection, errors_as_source, qualified
+
+_FREEZE_BYTES = 1 << 20
+"""A smaller table is not worth the TRUNCATE that freezing asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one connection loads in one transaction: a table, or a part of one.
+
+    `freeze`: the rows are written as if they had been there for ever, which saves their first reader and the first
+    vacuum from writing the table again. PostgreSQL wants the table to be new to the transaction, so such a table is
+    loaded by one connection.
+    """
+
+    streams: tuple[StoredStream, ...]
+    freeze: bool
+
+    @property
+    def bytes(self) -> int:
+        """Raw bytes to be loaded."""
+        return sum(stream.bytes for stream in self.streams)
+
+
+def divide(rows: Sequence[StoredStream], workers: int) -> list[Load]:
+    """Divide the streams of rows among transactions, the biggest first.
+
+    A table goes as a whole, frozen; but the parts of one that would take longer than all others together do not wait
+    for each other. Rows that are added to what the schema or an extension brought (`load_via`, `configuration`) must
+    not be frozen: that would empty the table first.
+    """
+    tables: dict[tuple[str, str], list[StoredStream]] = {}
+    for stream in rows:
+        tables.setdefault(table_of(stream), []).append(stream)
+    total = sum(stream.bytes for stream in rows)
+    loads = []
+    for streams in tables.values():
+        whole = Load(tuple(streams), freeze=True)
+        details = streams[0].details
+        added = details.get("load_via") or details.get("configuration")
+        if added or whole.bytes < _FREEZE_BYTES or (len(streams) > 1 and whole.bytes * workers > total):
+            loads += [Load((stream,), freeze=False) for stream in streams]
+        else:
+            loads.append(whole)
+    return sorted(loads, key=lambda load: -load.bytes)
+
+
+def table_of(stream: StoredStream) -> tuple[str, str]:
+    """Return schema and name of the table whose rows `stream` holds."""
+    return stream.labels["schema"], stream.labels["table"]
+
+
+async def load(
+    database: str,
+    rows: Sequence[StoredStream],
+    *,
+    connect: Callable[[], AbstractAsyncContextManager[Connection]],
+    read: Callable[[StoredStream], AsyncGenerator[bytes, None]],
+    workers: int,
+) -> None:
+    """Copy the rows of every table in, over `workers` connections. `database` is its name in messages.
+
+    Raises StageFailed when a table gets another number of rows than were archived, SourceError, and what `read` does.
+    """
+    waiting = divide(rows, workers)[::-1]
+
+    async def work() -> None:
+        async with connect() as connection:
+            while waiting:
+                await _load_one(connection, database, waiting.pop(), read)
+
+    await together(work() for _ in range(min(workers, len(waiting))))
+
+
+async def _load_one(
+    connection: Connection, database: str, job: Load, read: Callable[[StoredStream], AsyncGenerator[bytes, None]]
+) -> None:
+    name = qualified(*table_of(job.streams[0]))
+    with errors_as_source(f"copying rows into table {name} of database {database!r}"):
+        # no transaction block of the driver's: its own failing at the end would hide the reason
+        await connection.execute("BEGIN")
+        if job.freeze:
+            await connection.execute(f"TRUNCATE ONLY {name}")  # empty, but now new to this transaction
+        for stream in job.streams:
+            await _copy_in(connection, database, stream, read, freeze=job.freeze)
+        await connection.execute("COMMIT")
+
+
+async def _copy_in(
+    connection: Connection,
+    database: str,
+    stream: StoredStream,
+    read: Callable[[StoredStream], AsyncGenerator[bytes, None]],
+    *,
+    freeze: bool,
+) -> None:
+    details = stream.details
+    schema, table = details.get("load_via") or table_of(stream)
+    options = {"format": details["format"]}
+    if details["format"] == "text":
+        options["encoding"] = details["encoding"]
+    if details.get("configuration"):
+        # the extension's own triggers and keys must not judge rows that were in order when archived
+        await connection.execute("SET LOCAL session_replication_role = replica")
+    async with contextlib.aclosing(read(stream)) as source:
+        status = await connection.copy_to_table(
+            table,
+            schema_name=schema,
+            columns=list(details["columns"]) or None,
+            source=source,
+            freeze=freeze,
+            **options,
+        )
+    rows = int(status.split()[-1])
+    if rows != details["rows"]:
+        raise StageFailed(
+            f"table {qualified(*table_of(stream))} of database {database!r}: {rows} rows restored,"
+            f" {details['rows']} archived"
+        )
+
+
+async def together(work: Iterable[Coroutine[None, None, None]]) -> None:
+    """Run all of it at once. When one fails, the others are cancelled, and its error is raised by itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for each in work:
+                group.create_task(each)
+    except* Exception as errors:
+        raise _first(errors) from None
+
+
+def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
+    """The error to show when several workers failed: what came first, rather than what followed from it."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, Exception) else SourceError(repr(error))
