@@ -47,6 +47,8 @@ class BackupResult:
     raw_bytes: int
     streams: int
     rows: int
+    compression_level: int
+    """The zstd level, which `auto` has chosen."""
     seconds: float
     warnings: list[str]
     excluded: list[dict[str, Any]]
@@ -157,6 +159,7 @@ def _result(url: str, name: str, packed: Packed, seconds: float) -> BackupResult
         raw_bytes=sum(stream.bytes for stream in streams),
         streams=len(streams),
         rows=sum(int(stream.details.get("rows", 0)) for stream in streams),
+        compression_level=packed.level,
         seconds=seconds,
         warnings=list(packed.manifest.warnings),
         excluded=[dict(item) for item in packed.manifest.excluded],

@@ -144,8 +144,9 @@ class SealingSettings(Settings):
 class CompressionSettings(Settings):
     """How chunks are compressed (zstd)."""
 
-    level: Annotated[int, Field(ge=1, le=19)] = 1
-    """zstd level: 1 is fast, 19 is small and slow."""
+    level: Annotated[int, Field(ge=1, le=19)] | Literal["auto"] = 1
+    """zstd level: 1 is fast, 19 is small and slow; `auto` measures some levels on the first chunks and takes the one
+    that makes compressing and sending to a target of 100 MB/s quickest."""
     chunk_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
     """Raw bytes of one chunk. Memory use grows with it."""
 
@@ -176,7 +177,13 @@ class PostgresqlSettings(Settings):
     exclude: list[Word] = []
     """Databases to leave out, by shell patterns; wins over `include`. Templates are always left out."""
     connections: Annotated[int, Field(ge=1, le=16)] | None = None
-    """Connections used at once; chosen by the number of processors when left out."""
+    """Connections used at once, at most; one more than there are processors, up to 8, when left out."""
+    max_connections_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The share of the server's free connections that a backup takes at most. It always takes one a database."""
+    delay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Seconds that each connection pauses after every MiB it has read, so that a busy server is not slowed down."""
+    application_name: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,63}$")] = "deviceon-backup"
+    """What the server's pg_stat_activity and log show for this service's connections."""
     client_dir: AbsolutePath | None = None
     """Directory of pg_dump and pg_restore; found by the server's major version when left out."""
     connect_timeout: Annotated[float, Field(gt=0, le=600)] = 10.0

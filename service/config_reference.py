@@ -29,7 +29,8 @@ def markdown() -> str:
 def _table(title: str, model: Mapping[str, Any]) -> str:
     lines = [f"### {title}", "", model["description"], "", "| Key | Value | Default | Meaning |", "|---|---|---|---|"]
     for key, field in model["properties"].items():
-        lines.append(f"| `{key}` | {_kind(field)} | {_default(key, field, model)} | {field.get('description', '')} |")
+        meaning = " ".join(field.get("description", "").split())
+        lines.append(f"| `{key}` | {_kind(field)} | {_default(key, field, model)} | {meaning} |")
     return "\n".join([*lines, ""])
 
 
@@ -49,9 +50,8 @@ def _default(key: str, field: Mapping[str, Any], model: Mapping[str, Any]) -> st
 def _kind(field: Mapping[str, Any]) -> str:  # noqa: PLR0911  (a table)
     if "$ref" in field:
         return "section"
-    for choice in field.get("anyOf", ()):
-        if choice.get("type") != "null":
-            return _kind(choice)
+    if "anyOf" in field:
+        return " or ".join(_kind(choice) for choice in field["anyOf"] if choice.get("type") != "null")
     if "enum" in field:
         return " or ".join(f"`{value}`" for value in field["enum"])
     if "const" in field:

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from service.archive.chunk import compress, crc32
+from service.archive.chunk import crc32
 from service.archive.names import stream_entry
 from service.archive.zip64 import LOCAL_HEADER_BYTES, local_header
+from service.pipeline.level import Compressor, Level
 from service.pipeline.split import Chunk, split
 from service.pipeline.threads import SMALL_BYTES, Threads, done_here, finished, settled
 from service.sealing.suite import TAG_BYTES, ArchiveKeys, StreamCipher
@@ -28,8 +29,8 @@ class Compression(Protocol):
     """What of the settings the pipeline needs."""
 
     @property
-    def level(self) -> int:
-        """The zstd level."""
+    def level(self) -> Level:
+        """The zstd level, or `auto`."""
         ...
 
     @property
@@ -73,13 +74,14 @@ class Lane:
         outlet: asyncio.Queue[FileEntry | None],
         *,
         keys: ArchiveKeys | None,
-        compression: Compression,
+        compressor: Compressor,
+        chunk_bytes: int,
     ) -> None:
         self._threads = threads
         self._outlet = outlet
         self._keys = keys
-        self._level = compression.level
-        self._buffers = (bytearray(compression.chunk_bytes), bytearray(compression.chunk_bytes))
+        self._compressor = compressor
+        self._buffers = (bytearray(chunk_bytes), bytearray(chunk_bytes))
 
     async def carry(self, stream: int, pieces: AsyncGenerator[bytes, None], *, count: Callable[[int], None]) -> Carried:
         """Put every chunk of `pieces` into the outlet; tell `count` how many raw bytes each one has.
@@ -112,7 +114,7 @@ class Lane:
 
     def _seal(self, stream: int, chunk: Chunk, cipher: StreamCipher | None, digest: hashlib._Hash) -> FileEntry:
         digest.update(chunk.raw)
-        body = compress(chunk.raw, level=self._level)
+        body = self._compressor.compress(chunk.raw)
         if cipher is None:
             return file_entry(stream_entry(stream, chunk.index, sealed=False), body)
         name = stream_entry(stream, chunk.index, sealed=True)

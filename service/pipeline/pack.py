@@ -21,6 +21,7 @@ from service.archive.parts import Footer, Header, KeySlots, Manifest, ManifestSo
 from service.errors import SourceError
 from service.pipeline.lane import Compression, FileEntry, Lane, file_entry
 from service.pipeline.layout import Layout
+from service.pipeline.level import Compressor
 from service.pipeline.threads import Threads
 from service.progress import Progress
 from service.sealing.suite import ArchiveKeys
@@ -37,6 +38,8 @@ class Packed:
     info: ObjectInfo
     manifest: Manifest
     footer: Footer
+    level: int
+    """The zstd level, which `auto` has chosen."""
 
 
 async def pack(
@@ -60,9 +63,10 @@ async def pack(
     is closed, and what is raised is the first error itself: a source's (SourceError), or the target's (StorageError).
 
     Memory, with c = chunk_bytes, p = the largest `parallel`, t = number of cores, is at most about
-    c * (2p + p + 3t + t + 1): two buffers a lane, one sealed chunk waiting in each lane, three copies of the chunk
-    in each thread (compressed, sealed, with its local header), t chunks in the outlet and one at the target; plus 80
-    bytes an entry for the directory. Neither the size of the data nor the speed of the target is in it.
+    c * (2p + p + 2t + t + 1): two buffers a lane, one sealed chunk waiting in each lane, two copies of the chunk
+    in each thread (compressed, and sealed with its local header), t chunks in the outlet and one at the target; plus
+    80 bytes an entry for the directory. While level `auto` tries, two more copies in each thread.
+    Neither the size of the data nor the speed of the target is in it.
     """
     if (slots is None) != (keys is None) or header.commit != (keys.commit.hex() if keys is not None else None):
         raise ValueError("header, key slots and keys do not belong to one archive")
@@ -81,7 +85,7 @@ async def pack(
             threads=threads,
         )
         info = await packing.run(target)
-    return Packed(info, packing.manifest, packing.footer)
+    return Packed(info, packing.manifest, packing.footer, packing.compressor.level)
 
 
 class _Packing:
@@ -108,6 +112,7 @@ class _Packing:
         self._keys = keys
         self._sources = [(name, kind, snapshot, list(snapshot.streams)) for name, kind, snapshot in sources]
         self._compression = compression
+        self.compressor = Compressor(compression.level)
         self._progress = progress
         self._clock = clock
         self._tool_version = tool_version
@@ -220,7 +225,14 @@ class _Packing:
     def _lane(self, number: int) -> Lane:
         """Lanes keep their buffers from source to source: memory follows the largest `parallel`."""
         while len(self._lanes) <= number:
-            self._lanes.append(Lane(self._threads, self._outlet, keys=self._keys, compression=self._compression))
+            lane = Lane(
+                self._threads,
+                self._outlet,
+                keys=self._keys,
+                compressor=self.compressor,
+                chunk_bytes=self._compression.chunk_bytes,
+            )
+            self._lanes.append(lane)
         return self._lanes[number]
 
     def _count(self, raw: int) -> None:

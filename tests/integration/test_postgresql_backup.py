@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from demo.postgresql_server import PostgresqlServer
+from service.backup import backup
 from service.errors import JobRefused, SourceError, SourceUnavailable
 from tests.recipes import Installation, eventually
 
@@ -205,17 +207,14 @@ async def test_two_backups_at_once_are_one_backup_and_one_refusal(installation: 
 
 
 async def test_a_second_backup_in_one_minute_waits_for_the_next(installation: Installation) -> None:
-    first = await installation.backup()
-    waiting = asyncio.create_task(installation.backup())
+    now = datetime(2026, 3, 4, 5, 6, 59, tzinfo=UTC)
+    first = await backup(installation.config, progress=installation.progress(), clock=lambda: now)
+    second = asyncio.create_task(backup(installation.config, progress=installation.progress(), clock=lambda: now))
     told = f"{first.name} exists already; waiting for the next minute"
-    await asyncio.wait([waiting], timeout=3)
-    if told in installation.said:
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-    else:  # the minute had just turned
-        assert (await waiting).name != first.name
-    assert first.name in await installation.archives()
+    await eventually(lambda: told in installation.said)
+    now += timedelta(seconds=1)
+    assert (await second).name == "Backup_20260304_0507Z.zip"
+    assert await installation.archives() == [first.name, "Backup_20260304_0507Z.zip"]
 
 
 async def test_a_cancelled_backup_leaves_no_archive_and_no_session(installation: Installation) -> None:
@@ -235,3 +234,18 @@ async def test_a_cancelled_backup_leaves_no_archive_and_no_session(installation:
             return
         await asyncio.sleep(0.05)
     raise AssertionError(f"sessions are left: {left}")
+
+
+async def test_connections_show_their_name_to_the_server(installation: Installation) -> None:
+    await installation.server.execute(BIG_TABLE)
+    installation.source = {"application_name": "nightly", "connections": 2, "delay": 0.02}
+    running = asyncio.create_task(installation.backup())
+    names: set[str] = set()
+    while not running.done():
+        rows = await installation.server.fetch(
+            "SELECT application_name, count(*) FROM pg_stat_activity WHERE query LIKE 'COPY%' GROUP BY 1"
+        )
+        names |= {row[0] for row in rows}
+        assert sum(row[1] for row in rows) <= 2
+    await running
+    assert names == {"nightly"}

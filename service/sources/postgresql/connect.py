@@ -11,8 +11,6 @@ import asyncpg
 from service.config import PostgresqlSettings
 from service.errors import SourceError, SourceUnavailable
 
-APPLICATION_NAME = "deviceon-backup"
-
 Connection = asyncpg.Connection
 
 _START_SECONDS = 60.0
@@ -123,7 +121,7 @@ async def _when_started(settings: PostgresqlSettings, database: str) -> Connecti
                 database=database,
                 timeout=settings.connect_timeout,
                 statement_cache_size=0,
-                server_settings={"application_name": APPLICATION_NAME, **STARTUP_SETTINGS},
+                server_settings={"application_name": settings.application_name, **STARTUP_SETTINGS},
             )
         except asyncpg.CannotConnectNowError:
             if asyncio.get_running_loop().time() > deadline:

@@ -15,6 +15,14 @@ _READS_PER_TRANSACTION = 200
 """After this many tables a worker takes the snapshot anew, so that its locks stay few (max_locks_per_transaction)."""
 
 
+_MIB = 1 << 20
+_GATHER_BYTES = 128 << 10
+_GATHER_SECONDS = 0.002
+"""A reader that is quicker than the server would be woken for each 8 KiB that it sends. After a piece smaller than
+_GATHER_BYTES nothing is read for this long, while the socket's buffer fills: a third less processor time to receive
+a table, and the server is never made to wait. Not in the first MiB, so that small tables are not held up."""
+
+
 class SnapshotHolder(Protocol):
     """A database whose snapshot another connection holds."""
 
@@ -29,18 +37,29 @@ class SnapshotHolder(Protocol):
         ...
 
 
-async def pull(copy: Callable[..., Any], *, abort: Callable[[], None]) -> AsyncGenerator[bytes | str, None]:
+async def pull(
+    copy: Callable[..., Any], *, abort: Callable[[], None], delay: float = 0.0
+) -> AsyncGenerator[bytes | str, None]:
     """Turn the driver's push into a pull: yield the data, then the command's status, two pieces ahead at most.
 
-    `abort` ends the connection when the reader leaves early. Without it the driver would ask the server to cancel and
-    wait for its answer, for ever when the server is gone.
+    The server then sends no faster than it is read, and than `delay` seconds a MiB. `abort` ends the connection when
+    the reader leaves early. Without it the driver would ask the server to cancel and wait for its answer, for ever
+    when the server is gone.
     """
     pieces: asyncio.Queue[bytes | str | None] = asyncio.Queue()
     room = asyncio.Semaphore(2)
+    total = 0
 
     async def put(piece: bytes) -> None:
+        nonlocal total
         await room.acquire()
         pieces.put_nowait(piece)
+        total += len(piece)
+        pause = delay * len(piece) / _MIB
+        if len(piece) < _GATHER_BYTES and total > _MIB:
+            pause = max(pause, _GATHER_SECONDS)
+        if pause:
+            await asyncio.sleep(pause)
 
     async def push() -> None:
         try:
@@ -65,6 +84,7 @@ class Connections:
     """Worker connections, each inside the snapshot of its database; at most `limit` are open."""
 
     def __init__(self, settings: PostgresqlSettings, *, limit: int) -> None:
+        self.delay = settings.delay
         self._settings = settings
         self._idle: list[_Worker] = []
         self._places = asyncio.Semaphore(limit)

@@ -116,7 +116,7 @@ async def _open(settings: PostgresqlSettings, stack: contextlib.AsyncExitStack) 
         warnings.append(f"role {server['role']!r} is no superuser: the passwords of roles are not in this backup")
     if labels:
         warnings.append("security labels of roles and databases are not in this backup")
-    parallel = _parallel(settings, free - len(databases))
+    parallel = parallel_reads(settings, cores=len(os.sched_getaffinity(0)), free=free - len(databases))
     connections = Connections(settings, limit=parallel)
     stack.push_async_callback(connections.close)
     facts = {
@@ -138,12 +138,10 @@ async def _free_connections(connection: Connection) -> int:
     return free
 
 
-def _parallel(settings: PostgresqlSettings, free: int) -> int:
-    """How many streams to read at once: one more than the cores keeps them busy; half of what is free at most."""
-    if settings.connections is not None:
-        return settings.connections
-    cores = len(os.sched_getaffinity(0))
-    return max(1, min(cores + 1, 8, free // 2))
+def parallel_reads(settings: PostgresqlSettings, *, cores: int, free: int) -> int:
+    """How many streams to read at once: one more than the cores keeps them busy, if the server has that many free."""
+    wanted = settings.connections or min(cores + 1, 8)
+    return max(1, min(wanted, int(free * settings.max_connections_share)))
 
 
 async def _hold(settings: PostgresqlSettings, name: str, stack: contextlib.AsyncExitStack) -> _Database:
@@ -299,7 +297,7 @@ async def _copy_out(
                     columns=list(table.columns) or None,
                     **options,
                 )
-            async with contextlib.aclosing(pull(copy, abort=connection.terminate)) as pieces:
+            async with contextlib.aclosing(pull(copy, abort=connection.terminate, delay=connections.delay)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, str):
                         details["rows"] = int(piece.split()[-1])

@@ -15,7 +15,7 @@ from typing import IO
 
 from service.config import PostgresqlSettings
 from service.errors import SourceError
-from service.sources.postgresql.connect import APPLICATION_NAME, STARTUP_SETTINGS
+from service.sources.postgresql.connect import STARTUP_SETTINGS
 
 _STDERR_TAIL = 8 * 1024
 _PIECE = 256 * 1024
@@ -68,7 +68,7 @@ def conninfo(settings: PostgresqlSettings, database: str) -> str:
         "user": settings.user,
         "dbname": database,
         "connect_timeout": str(max(2, round(settings.connect_timeout))),
-        "application_name": APPLICATION_NAME,
+        "application_name": settings.application_name,
     }
     return " ".join(f"{key}={quoted(value)}" for key, value in parts.items())
 

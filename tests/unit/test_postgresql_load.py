@@ -1,0 +1,122 @@
+"""Which transaction loads what, and how many connections read."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from typing import Any
+
+import pytest
+
+from service.config import PostgresqlSettings
+from service.sources.base import StoredStream
+from service.sources.postgresql.copy_out import pull
+from service.sources.postgresql.dump import parallel_reads
+from service.sources.postgresql.load import Load, divide
+
+MIB = 1 << 20
+
+
+def rows(table: str, size: int, **details: Any) -> StoredStream:
+    labels = {"database": "app", "schema": "public", "table": table}
+    return StoredStream(
+        id=1, source="db", kind="postgresql.rows", labels=labels, chunks=1, bytes=size, sha256="", details=details
+    )
+
+
+def described(loads: list[Load]) -> list[tuple[str, int, bool]]:
+    return [(load.streams[0].labels["table"], len(load.streams), load.freeze) for load in loads]
+
+
+def test_tables_are_loaded_whole_and_frozen_the_biggest_first() -> None:
+    streams = [rows("small", 2 * MIB), rows("big", 4 * MIB), rows("big", 4 * MIB), rows("middle", 7 * MIB)]
+    assert described(divide(streams, 2)) == [("big", 2, True), ("middle", 1, True), ("small", 1, True)]
+
+
+def test_parts_of_a_table_that_outweighs_the_others_are_loaded_at_once_and_not_frozen() -> None:
+    streams = [rows("huge", 5 * MIB), rows("huge", 6 * MIB), rows("other", 9 * MIB)]
+    assert described(divide(streams, 2)) == [("other", 1, True), ("huge", 1, False), ("huge", 1, False)]
+    assert described(divide(streams, 1)) == [("huge", 2, True), ("other", 1, True)]
+
+
+def test_a_table_of_one_part_is_frozen_however_big_it_is() -> None:
+    assert described(divide([rows("only", 50 * MIB)], 8)) == [("only", 1, True)]
+
+
+def test_small_tables_are_not_truncated_first() -> None:
+    assert described(divide([rows("tiny", MIB - 1), rows("empty", 0)], 2)) == [("tiny", 1, False), ("empty", 1, False)]
+
+
+@pytest.mark.parametrize("details", [{"configuration": True}, {"load_via": ["public", "root"]}])
+def test_rows_that_are_added_to_others_are_never_frozen(details: dict[str, Any]) -> None:
+    streams = [rows("shared", 9 * MIB, **details), rows("shared", 8 * MIB, **details), rows("other", 30 * MIB)]
+    assert described(divide(streams, 2)) == [("other", 1, True), ("shared", 1, False), ("shared", 1, False)]
+
+
+def settings(**change: Any) -> PostgresqlSettings:
+    return PostgresqlSettings.model_validate({"type": "postgresql", **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "cores", "free", "expected"),
+    [
+        ({}, 2, 100, 3),
+        ({}, 16, 100, 8),
+        ({}, 2, 4, 2),
+        ({}, 2, 0, 1),
+        ({}, 2, -3, 1),
+        ({"connections": 12}, 2, 100, 12),
+        ({"connections": 12}, 2, 10, 5),
+        ({"connections": 12, "max_connections_share": 1.0}, 2, 10, 10),
+        ({"max_connections_share": 0.1}, 8, 50, 5),
+    ],
+)
+def test_connections_follow_the_cores_within_the_share_of_what_the_server_has_free(
+    change: dict[str, Any], cores: int, free: int, expected: int
+) -> None:
+    assert parallel_reads(settings(**change), cores=cores, free=free) == expected
+
+
+async def test_a_delay_holds_back_whoever_sends() -> None:
+    async def copy(output: Any) -> str:
+        for _ in range(8):
+            await output(bytes(MIB // 4))
+        return "COPY 8"
+
+    began = time.monotonic()
+    pieces = [piece async for piece in pull(copy, abort=lambda: None, delay=0.1)]
+    assert time.monotonic() - began >= 0.19
+    assert pieces[-1] == "COPY 8"
+    assert len(pieces) == 9
+
+
+async def test_after_small_pieces_of_a_big_table_the_sender_is_left_to_fill_the_buffer() -> None:
+    asked: list[float] = []
+
+    async def copy(output: Any) -> str:
+        await output(bytes(MIB))
+        for size in (8192, 8192, MIB, MIB, 8192):
+            asked.append(time.monotonic())
+            await output(bytes(size))
+        asked.append(time.monotonic())
+        return "COPY 6"
+
+    async for _ in pull(copy, abort=lambda: None):
+        await asyncio.sleep(0)
+    waits = [later - sooner for sooner, later in itertools.pairwise(asked)]
+    assert min(waits[0], waits[1], waits[4]) >= 0.0015
+    assert len(asked) == 6
+
+
+async def test_a_small_table_is_never_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_sleep(_: float) -> None:
+        raise AssertionError("a small table was held up")
+
+    async def copy(output: Any) -> str:
+        for _ in range(20):
+            await output(bytes(8192))
+        return "COPY 20"
+
+    monkeypatch.setattr(asyncio, "sleep", no_sleep)
+    assert len([piece async for piece in pull(copy, abort=lambda: None)]) == 21
