@@ -39,7 +39,7 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class BackupResult:
-    """A published archive that was read back and authenticated. Sizes in bytes, `seconds` of wall time."""
+    """A published archive that was read back and authenticated. Sizes in bytes, seconds of wall time."""
 
     name: str
     url: str
@@ -48,6 +48,7 @@ class BackupResult:
     streams: int
     rows: int
     seconds: float
+    stages: dict[str, float]
     warnings: list[str]
     excluded: list[dict[str, Any]]
 
@@ -83,7 +84,8 @@ async def backup(config: Config, *, progress: Progress, clock: Clock = utc_now) 
             )
             await views.aclose()  # let the databases go before the archive is read back
             await _read_back(config, target, header.name, packed, progress)
-    return _result(target.url, header.name, packed, (clock() - started).total_seconds())
+    seconds = (clock() - started).total_seconds()
+    return _result(target.url, header.name, packed, seconds, progress.end())
 
 
 async def _seal(
@@ -148,7 +150,7 @@ async def _read_back(config: Config, target: StorageBackend, name: str, packed: 
         raise
 
 
-def _result(url: str, name: str, packed: Packed, seconds: float) -> BackupResult:
+def _result(url: str, name: str, packed: Packed, seconds: float, stages: dict[str, float]) -> BackupResult:
     streams = packed.manifest.streams
     return BackupResult(
         name=name,
@@ -158,6 +160,7 @@ def _result(url: str, name: str, packed: Packed, seconds: float) -> BackupResult
         streams=len(streams),
         rows=sum(int(stream.details.get("rows", 0)) for stream in streams),
         seconds=seconds,
+        stages=stages,
         warnings=list(packed.manifest.warnings),
         excluded=[dict(item) for item in packed.manifest.excluded],
     )
