@@ -1,0 +1,94 @@
+"""Measure ours and the peers on the same bytes; the last line is one JSON object of the ratios.
+
+    python -m benchmarks [--size GB] [--rounds N] [--only SECTION ...] [--keep DIR] [--publish]
+    python -m benchmarks --report
+
+A run with a size or rounds of its own is a short round: its results and document go to build/benchmarks, unless
+--publish. Others go to docs/performance.json and docs/PERFORMANCE.md. Sections that are run one by one are merged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.facts import cores, facts
+from benchmarks.machine import Machines
+from benchmarks.results import Results, ratios
+from benchmarks.sections import GROWTH, SECTIONS, Bench, run_section
+from demo.postgresql_server import find_programs
+
+SIZE = 1.0
+ROUNDS = 3
+_PROJECT = Path(__file__).parent.parent
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=float, help=f"GB of what pg_dump -Fp writes (default: {SIZE:g})")
+    parser.add_argument("--rounds", type=int, help=f"rounds of the comparisons (default: {ROUNDS})")
+    parser.add_argument("--only", action="append", choices=SECTIONS, help="this section only; may be repeated")
+    parser.add_argument(
+        "--growth",
+        type=float,
+        nargs="+",
+        default=list(GROWTH),
+        metavar="MULTIPLE",
+        help="sizes of the section growth, as multiples of --size (default: %(default)s)",
+    )
+    parser.add_argument("--append", action="store_true", help="add to what a section measured before")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="make datasets in DIR and leave them for the next run")
+    parser.add_argument("--publish", action="store_true", help="write docs/PERFORMANCE.md in spite of --size, --rounds")
+    parser.add_argument("--report", action="store_true", help="measure nothing; write the document anew")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run what was asked for."""
+    options = _options()
+    short = options.size is not None or options.rounds is not None
+    place = _PROJECT / ("build/benchmarks" if short and not options.publish else "docs")
+    results = Results.load(place / "performance.json")
+    chosen = [] if options.report else options.only or list(SECTIONS)
+    if chosen:
+        _measure(options, chosen, results, place)
+    report.write_document(results, place)
+    report.print_overview(results, chosen or list(SECTIONS))
+    print(f"\n{place / 'PERFORMANCE.md'}", flush=True)
+    print(json.dumps(ratios(results)), flush=True)
+    return 0
+
+
+def _measure(options: argparse.Namespace, chosen: list[str], results: Results, place: Path) -> None:
+    directory = (options.keep or Path(tempfile.mkdtemp(prefix="benchmarks-"))).resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o755)  # the server may run as another user
+    size = options.size or SIZE
+    bench = Bench(
+        machines=Machines(directory),
+        results=results,
+        size=size,
+        rounds=options.rounds or ROUNDS,
+        keep=options.keep is not None,
+        growth=options.growth,
+    )
+    results.cores = cores()
+    results.facts = facts(find_programs())
+    try:
+        for name in chosen:
+            run_section(bench, name, append=options.append)
+            results.save(place / "performance.json")
+    finally:
+        if options.keep is None:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
