@@ -19,9 +19,10 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.facts import cores, facts
 from benchmarks.machine import Machines
+from benchmarks.measure import CommandFailed
 from benchmarks.results import Results, ratios
 from benchmarks.sections import GROWTH, SECTIONS, Bench, run_section
-from demo.postgresql_server import find_programs
+from demo.postgresql_server import PostgresqlFailed, find_programs
 
 SIZE = 1.0
 ROUNDS = 3
@@ -39,9 +40,9 @@ def _options() -> argparse.Namespace:
         "--growth",
         type=float,
         nargs="+",
-        default=list(GROWTH),
         metavar="MULTIPLE",
-        help="sizes of the section growth, as multiples of --size (default: %(default)s)",
+        help="sizes of the section growth, as multiples of --size (default: "
+        f"{' '.join(f'{size:g}' for size in GROWTH)}; the first three when --size is below {SIZE:g})",
     )
     parser.add_argument("--append", action="store_true", help="add to what a section measured before")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="make datasets in DIR and leave them for the next run")
@@ -57,16 +58,18 @@ def main() -> int:
     place = _PROJECT / ("build/benchmarks" if short and not options.publish else "docs")
     results = Results.load(place / "performance.json")
     chosen = [] if options.report else options.only or list(SECTIONS)
-    if chosen:
-        _measure(options, chosen, results, place)
+    failed = _measure(options, chosen, results, place) if chosen else None
     report.write_document(results, place)
     report.print_overview(results, chosen or list(SECTIONS))
     print(f"\n{place / 'PERFORMANCE.md'}", flush=True)
+    if failed:
+        print(f"\nFAILED: {failed}", file=sys.stderr, flush=True)
     print(json.dumps(ratios(results)), flush=True)
-    return 0
+    return 1 if failed else 0
 
 
-def _measure(options: argparse.Namespace, chosen: list[str], results: Results, place: Path) -> None:
+def _measure(options: argparse.Namespace, chosen: list[str], results: Results, place: Path) -> str | None:
+    """Run the sections; return what failed, if something did."""
     directory = (options.keep or Path(tempfile.mkdtemp(prefix="benchmarks-"))).resolve()
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o755)  # the server may run as another user
@@ -77,7 +80,8 @@ def _measure(options: argparse.Namespace, chosen: list[str], results: Results, p
         size=size,
         rounds=options.rounds or ROUNDS,
         keep=options.keep is not None,
-        growth=options.growth,
+        growth=options.growth or (GROWTH if size >= SIZE else GROWTH[:3]),
+        path=place / "performance.json",
     )
     results.cores = cores()
     results.facts = facts(find_programs())
@@ -85,9 +89,12 @@ def _measure(options: argparse.Namespace, chosen: list[str], results: Results, p
         for name in chosen:
             run_section(bench, name, append=options.append)
             results.save(place / "performance.json")
+    except (CommandFailed, PostgresqlFailed) as problem:
+        return str(problem)
     finally:
         if options.keep is None:
             shutil.rmtree(directory, ignore_errors=True)
+    return None
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ class Way:
     archive: str
     """What the archive is: globs below OUT."""
     restore: str = ""
+    restore_title: str = ""
     prepare: str = ""
     """Done before a backup, not measured."""
     prepare_restore: str = ""
@@ -39,6 +40,7 @@ OURS = Way(
     "Backup_*.zip",
     '"$PYTHON" -m service -c "$CONFIG" restore --json --yes "$OUT"/Backup_*.zip >"$RESULT"',
     tidy='"$PYTHON" -m service -c "$CONFIG" rollback --yes',
+    restore_title="deviceon-backup",
 )
 STREAMING = Way(
     "streaming",
@@ -46,6 +48,7 @@ STREAMING = Way(
     'pg_dump -Fp "$DB" | zstd -q -1 -T0 | age -r "$RECIPIENT" -o "$OUT/dump.sql.zst.age"',
     "dump.sql.zst.age",
     f'{_CREATE} && age -d -i "$KEY" "$OUT/dump.sql.zst.age" | zstd -q -d | {_PSQL}',
+    restore_title="age -d | zstd -d | psql",
 )
 STREAMING_3 = Way(
     "streaming-3",
@@ -59,6 +62,7 @@ DEFAULT = Way(
     'pg_dump -Fc "$DB" | age -r "$RECIPIENT" -o "$OUT/dump.age"',
     "dump.age",
     f'{_CREATE} && age -d -i "$KEY" -o "$STAGING" "$OUT/dump.age" && {_PG_RESTORE} "$STAGING"',
+    restore_title="age -d, pg_restore -j2 (-Fc)",
 )
 DIRECTORY = Way(
     "directory",
@@ -67,6 +71,7 @@ DIRECTORY = Way(
     "dump.tar.age",
     f'{_CREATE} && mkdir "$STAGING" && age -d -i "$KEY" "$OUT/dump.tar.age" | tar -C "$STAGING" -x '
     f'&& {_PG_RESTORE} "$STAGING"',
+    restore_title="age -d | tar, pg_restore -j2 (-Fd)",
 )
 PLAIN_DIRECTORY = Way(
     "plain-directory",
@@ -74,6 +79,7 @@ PLAIN_DIRECTORY = Way(
     'pg_dump -Fd -j2 -Z0 -f "$OUT/dump" "$DB"',
     "dump/*",
     f'{_CREATE} && {_PG_RESTORE} "$OUT/dump"',
+    restore_title="pg_restore -j2 (plain, open)",
 )
 RESTIC = Way(
     "restic",
@@ -82,6 +88,7 @@ RESTIC = Way(
     "repository/**/*",
     f"{_CREATE} && restic dump -q latest dump.sql | {_PSQL}",
     prepare="restic init -q",
+    restore_title="restic dump | psql",
 )
 BORG = Way(
     "borg",
@@ -90,14 +97,16 @@ BORG = Way(
     "repository/**/*",
     f'{_CREATE} && borg extract --stdout "::dump" | {_PSQL}',
     prepare="borg init -e repokey",
+    restore_title="borg extract | psql",
 )
 DATA_PHASE = Way(
     "data-phase",
-    "pg_restore -j2, to the end of its data",
+    "(restores only)",
     "",
     "",
     'pg_restore -j2 --exit-on-error --section=pre-data --section=data -d "$RESTORED" "$STAGING"',
     prepare_restore=f'{_CREATE} && age -d -i "$KEY" -o "$STAGING" "$OUT/dump.age"',
+    restore_title="pg_restore -j2, data phase alone",
 )
 
 BACKUPS: Sequence[Way] = (OURS, STREAMING, STREAMING_3, DEFAULT, DIRECTORY, PLAIN_DIRECTORY, RESTIC, BORG)
@@ -106,4 +115,5 @@ SLOW_RESTORES: Sequence[Way] = (RESTIC, BORG)
 """Measured in one round only: they end in the same psql as the streaming peer."""
 SHAPE_BACKUPS: Sequence[Way] = (OURS, STREAMING, DEFAULT)
 SHAPE_RESTORES: Sequence[Way] = (OURS, DEFAULT)
-TITLES = {way.name: way.title for way in (*BACKUPS, DATA_PHASE)}
+_ALL = (*BACKUPS, DATA_PHASE)
+TITLES = {"backup": {way.name: way.title for way in _ALL}, "restore": {way.name: way.restore_title for way in _ALL}}

@@ -1,7 +1,7 @@
 """One dataset on a machine of its own: server, TPM, keys of the peers, and our configuration, in one directory.
 
-    server/       the cluster        tpm/       the software TPM's state       archives/WAY/   what a way wrote last
-    work/         staging and logs   age.key    identity of age                dataset.json    made when all is there
+server/       the cluster        tpm/       the software TPM's state       archives/WAY/   what a way wrote last
+work/         staging and logs   age.key    identity of age                dataset.json    made when all is there
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import data
+from benchmarks.measure import CommandFailed
 from demo.postgresql_server import PostgresqlServer
 from demo.software_tpm import SoftwareTpm
 
@@ -66,7 +67,9 @@ class Machine:
 
     def environment(self, way: str, **source: Any) -> dict[str, str]:
         """Return the variables that commands are written with; `source` are more settings of our PostgreSQL source."""
-        cleaned = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "DEVICEON_", "BORG"))}
+        cleaned = {
+            name: value for name, value in os.environ.items() if not name.startswith(("PG", "DEVICEON_", "BORG"))
+        }
         archives = self.archives(way)
         return cleaned | {
             "PATH": f"{self.server.programs}:{os.environ['PATH']}",
@@ -98,7 +101,7 @@ class Machine:
         command = ["bash", "-c", f"set -o pipefail; {script}"]
         result = subprocess.run(command, env=dict(environment), capture_output=True, text=True, check=False)
         if result.returncode:
-            raise RuntimeError(f"{script!r} failed: {result.stderr.strip()[-1000:]}")
+            raise CommandFailed(f"{script!r} failed: {result.stderr.strip()[-1000:]}")
         return result.stdout
 
     def try_run(self, script: str, environment: Mapping[str, str]) -> None:
@@ -133,7 +136,7 @@ class Machine:
             "target": {"url": target.as_uri()},
             "state_dir": str(self.directory / "state"),
             "sealing": {"mode": "tpm", "tcti": self._tpm.tcti},
-            "sources": [self.server.source_settings(host=host, include=[self.database]) | source],
+            "sources": [self.server.source_settings(host=host, include=[self.database], **source)],
         }
         path = self.work / "config.yaml"
         path.write_text(json.dumps(content, indent=1))  # JSON is YAML
@@ -171,13 +174,18 @@ class Machines:
             database = asyncio.run(data.make(server, shape, size))
             server.restart(_MEASURING)
             os.sync()
-            key = directory / "age.key"
-            subprocess.run(["age-keygen", "-o", key], check=True, capture_output=True)
-            recipient = subprocess.run(["age-keygen", "-y", key], check=True, capture_output=True, text=True)
-            dataset = {"shape": shape, "size": size, "database": database, "recipient": recipient.stdout.strip()}
+            dataset = {"shape": shape, "size": size, "database": database, "recipient": _age_key(directory / "age.key")}
             with SoftwareTpm(directory / "tpm") as tpm:
                 machine = Machine(directory, server, tpm, dataset)
                 counted = machine.run('pg_dump -Fp "$DB" | wc -c', machine.environment("none"))
                 dataset |= {"dump_bytes": int(counted), "relations": machine.relations(database)}
         described.write_text(json.dumps(dataset))
         print(f"{time.monotonic() - began:.1f} s; the text dump has {int(counted) / 1e9:.3f} GB", flush=True)
+
+
+def _age_key(key: Path) -> str:
+    """Make an identity of age's and return its recipient; nothing when there is no age."""
+    if shutil.which("age-keygen") is None:
+        return ""
+    subprocess.run(["age-keygen", "-o", key], check=True, capture_output=True)
+    return subprocess.run(["age-keygen", "-y", key], check=True, capture_output=True, text=True).stdout.strip()

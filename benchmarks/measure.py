@@ -95,9 +95,9 @@ def _cpu_fields(pid: int) -> list[int]:
 def _children(pid: int) -> Iterator[int]:
     # A child is listed with the thread that forked it.
     with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError):
-                yield from map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+                yield from map(int, (thread / "children").read_text().split())
 
 
 def _tree(pid: int) -> Iterator[int]:

@@ -28,7 +28,9 @@ def memory_cgroup(limit: int) -> Iterator[tuple[Path, Callable[[], int]]]:
     """Give a cgroup with a limit of memory, and what tells the most that it ever used. Raises NoCgroup."""
     version_1 = (_ROOT / "memory").is_dir()
     directory = (_ROOT / "memory" if version_1 else _ROOT) / f"{_NAME}-{os.getpid()}"
-    limits, most = ("memory.limit_in_bytes", "memory.max_usage_in_bytes") if version_1 else ("memory.max", "memory.peak")
+    limits, most = (
+        ("memory.limit_in_bytes", "memory.max_usage_in_bytes") if version_1 else ("memory.max", "memory.peak")
+    )
     try:
         directory.mkdir()
     except OSError as exc:

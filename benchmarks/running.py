@@ -18,6 +18,12 @@ def archive_bytes(machine: Machine, way: Way) -> int:
     return sum(path.stat().st_size for path in machine.archives(way.name).glob(way.archive) if path.is_file())
 
 
+def tidy(machine: Machine) -> None:
+    """Remove what an invocation that was cut short left of restores."""
+    for way in (OURS, DEFAULT):
+        machine.try_run(way.tidy, machine.environment(way.name))
+
+
 def write_archive(machine: Machine, way: Way, *, cgroup: Path | None = None, **source: Any) -> Measured:
     """Back up into a directory that is empty before. `source` are settings of our PostgreSQL source."""
     archives = machine.archives(way.name)
@@ -46,15 +52,20 @@ def restore_archive(machine: Machine, way: Way, *, cgroup: Path | None = None) -
     machine.settle()
     try:
         measured = _measured(machine, way.restore, environment, cgroup)
-        restored = machine.relations(machine.database if way is OURS else RESTORED)
-        if restored != machine.dataset["relations"] and not way.prepare_restore:
-            raise CommandFailed(f"{way.title} restored {restored} of {machine.dataset['relations']} relations")
+        if not way.prepare_restore:
+            _compare(machine, machine.database if way is OURS else RESTORED)
     except CommandFailed:
         machine.try_run(way.tidy, environment)
         raise
     machine.run(way.tidy, environment)
     machine.clear_staging()
     return measured
+
+
+def _compare(machine: Machine, database: str) -> None:
+    restored = machine.relations(database)
+    if restored != machine.dataset["relations"]:
+        raise CommandFailed(f"{restored} of {machine.dataset['relations']} relations were restored")
 
 
 def _measured(machine: Machine, script: str, environment: dict[str, str], cgroup: Path | None) -> Measured:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
 
 from benchmarks import load, memory_limit
 from benchmarks.commands import (
@@ -19,16 +20,17 @@ from benchmarks.commands import (
     SHAPE_RESTORES,
     SLOW_RESTORES,
     STREAMING,
+    TITLES,
     Way,
 )
 from benchmarks.data import SHAPES
 from benchmarks.machine import Machine, Machines
 from benchmarks.measure import Measured
 from benchmarks.results import MIB, Results, Run
-from benchmarks.running import archive_bytes, restore_archive, write_archive
+from benchmarks.running import archive_bytes, restore_archive, tidy, write_archive
 
 GROWTH = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Sizes of the section `growth`, as multiples of the size asked for."""
+"""Sizes of the section `growth`, as multiples of the size asked for; the first three in a short round."""
 _WITH_PSQL_UP_TO = 2.0  # of these multiples: psql's way back is the slowest of all
 
 
@@ -42,6 +44,21 @@ class Bench:
     rounds: int
     keep: bool
     growth: Sequence[float]
+    path: Path
+    """Where the results are kept: written after each command, so that nothing is lost with what comes later."""
+
+    def numbers(self, section: str, most: int | None = None) -> range:
+        """Return the numbers of the rounds to run; they go on after those that the section had before."""
+        before = max((run.round for run in self.results.of(section)), default=0)
+        return range(before + 1, before + 1 + min(self.rounds, most or self.rounds))
+
+    @contextmanager
+    def machine(self, shape: str, size: float) -> Iterator[Machine]:
+        """Give the machine with a dataset; nothing is left on it of invocations before."""
+        with self.machines.running(shape, size) as machine:
+            tidy(machine)
+            self.results.datasets[f"{shape}-{size:g}"] = machine.dataset
+            yield machine
 
     def back_up(self, machine: Machine, way: Way, section: str, number: int) -> None:
         """Measure one backup; what it wrote stays until the next one of this way."""
@@ -51,9 +68,7 @@ class Bench:
         """Measure one restore of what this way wrote last."""
         self._note(machine, way, section, "restore", number, restore_archive(machine, way))
 
-    def _note(
-        self, machine: Machine, way: Way, section: str, direction: str, number: int, measured: Measured
-    ) -> None:
+    def _note(self, machine: Machine, way: Way, section: str, direction: str, number: int, measured: Measured) -> None:
         told = json.loads(machine.result.read_text()) if way is OURS else {}
         run = Run(
             section=section,
@@ -71,10 +86,11 @@ class Bench:
             stages=told.get("stages", {}),
         )
         self.results.runs.append(run)
+        self.results.save(self.path)
+        command = TITLES[direction].get(way.name, way.name)
         print(
-            f"{section} {machine.dataset['shape']} {machine.dataset['size']:g} GB, round {number}: {direction} with "
-            f"{way.title}: {run.wall:.2f} s, CPU {run.client_cpu:.1f} + {run.server_cpu:.1f} s, "
-            f"peak {run.peak_bytes / MIB:.0f} MiB",
+            f"{section} of {run.shape}, {run.size:g} GB, round {number}: {direction} with {command}: {run.wall:.2f} s, "
+            f"CPU {run.client_cpu:.1f} + {run.server_cpu:.1f} s, peak {run.peak_bytes / MIB:.0f} MiB",
             flush=True,
         )
 
@@ -87,16 +103,16 @@ def rotated(ways: Sequence[Way], number: int) -> list[Way]:
 
 def backup(bench: Bench) -> None:
     """The device-management database, backed up in every way."""
-    with bench.machines.running("devices", bench.size) as machine:
-        for number in range(1, bench.rounds + 1):
+    with bench.machine("devices", bench.size) as machine:
+        for number in bench.numbers("backup"):
             for way in rotated(BACKUPS, number):
                 bench.back_up(machine, way, "backup", number)
 
 
 def restore(bench: Bench) -> None:
     """The device-management database, restored from what every way wrote."""
-    with bench.machines.running("devices", bench.size) as machine:
-        for number in range(1, bench.rounds + 1):
+    with bench.machine("devices", bench.size) as machine:
+        for number in bench.numbers("restore"):
             for way in rotated(RESTORES, number):
                 bench.restore(machine, way, "restore", number)
             if number == 1:
@@ -106,10 +122,11 @@ def restore(bench: Bench) -> None:
 
 def shapes(bench: Bench) -> None:
     """Other shapes of data, half as large, with the nearest peers."""
+    numbers = bench.numbers("shapes", most=2)
+    size = bench.size / 2
     for shape in [name for name in SHAPES if name != "devices"]:
-        size = bench.size / 2
-        with bench.machines.running(shape, size) as machine:
-            for number in range(1, min(bench.rounds, 2) + 1):
+        with bench.machine(shape, size) as machine:
+            for number in numbers:
                 for way in rotated(SHAPE_BACKUPS, number):
                     bench.back_up(machine, way, "shapes", number)
                 for way in rotated(SHAPE_RESTORES, number):
@@ -122,7 +139,7 @@ def growth(bench: Bench) -> None:
     """Ours and the streaming peer from half the size to eight times as much, one round each."""
     for multiple in bench.growth:
         size = multiple * bench.size
-        with bench.machines.running("devices", size) as machine:
+        with bench.machine("devices", size) as machine:
             for way in (OURS, STREAMING):
                 bench.back_up(machine, way, "growth", 1)
             for way in (OURS, STREAMING) if multiple <= _WITH_PSQL_UP_TO else (OURS,):
@@ -133,7 +150,7 @@ def growth(bench: Bench) -> None:
 
 def memory(bench: Bench) -> None:
     """Ours within a memory cgroup, which counts the page cache too."""
-    with bench.machines.running("devices", bench.size) as machine:
+    with bench.machine("devices", bench.size) as machine:
         bench.results.sections["memory"]["limited"] = [
             memory_limit.limited(machine, direction) for direction in ("backup", "restore")
         ]
@@ -141,7 +158,7 @@ def memory(bench: Bench) -> None:
 
 def latency(bench: Bench) -> None:
     """What a workload on the same server notices of a backup."""
-    with bench.machines.running("devices", bench.size) as machine:
+    with bench.machine("devices", bench.size) as machine:
         bench.results.sections["load"]["measured"] = load.measure_load(machine, bench.rounds)
 
 
@@ -166,13 +183,12 @@ SECTIONS: Mapping[str, Callable[[Bench], None]] = {
 
 def run_section(bench: Bench, name: str, *, append: bool) -> None:
     """Run one section; it replaces what the results had of it, or is added."""
-    before = bench.results.sections.get(name, {})
     if not append:
         bench.results.forget(name)
-        before = {}
+    before = bench.results.sections.get(name, {})
     bench.results.sections[name] = before | {
         "size": bench.size,
-        "rounds": bench.rounds,
+        "rounds": bench.rounds + before.get("rounds", 0),
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%MZ"),
     }
     SECTIONS[name](bench)
