@@ -126,7 +126,10 @@ class Machine:
 
     def relations(self, database: str) -> int:
         """Return how many tables and indexes a database has."""
-        query = "SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'p', 'i', 'I', 'm') AND oid >= 16384"
+        query = (
+            "SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'p', 'i', 'I', 'm') AND oid >= 16384"
+            " AND relnamespace <> 'pg_toast'::regnamespace"
+        )
         return int(asyncio.run(self.server.fetch(query, database=database))[0][0])
 
     def _configuration(self, target: Path, source: Mapping[str, Any]) -> Path:

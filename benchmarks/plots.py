@@ -62,6 +62,7 @@ def _bars(results: Results, direction: str) -> Figure | None:
     colours = [_OURS_COLOUR if way == OURS.name else _PEER_COLOUR for way in ways]
     bars = axes.barh([TITLES[direction].get(way, way) for way in ways], [medians[way] for way in ways], color=colours)
     axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.margins(x=0.08)
     axes.set_xlabel("seconds (median)")
     return figure
 
@@ -104,6 +105,7 @@ def _by_size(
         return None
     axes.set_xlabel("size of the text dump, GB")
     axes.set_ylabel(unit)
+    axes.margins(y=0.15)
     axes.set_ylim(bottom=0)
     axes.grid(visible=True, color="#e6e8eb")
     axes.legend(frameon=False)
@@ -122,6 +124,7 @@ def _latency(results: Results) -> Figure | None:
         axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
     axes.set_yticks(range(len(measured)), [entry["title"].replace("`", "") for entry in measured])
     axes.invert_yaxis()
+    axes.margins(x=0.08)
     axes.set_xlabel("milliseconds")
     axes.legend(frameon=False)
     return figure

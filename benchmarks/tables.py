@@ -47,9 +47,13 @@ def comparison(results: Results, section: str, direction: str, shape: str = "dev
         rows.append(_row(TITLES[direction].get(way, way), mine, ours, raw, archive=archive))
         if way == OURS.name and archive:
             told = middle(mine, published)
-            rows.append(_padded((f"{OURS.title}, until published", number(told, 2), "", number(ratio(told, ours), 2))))
+            rows.append(
+                [f"{OURS.title}, until published", number(told, 2), "", number(ratio(told, ours), 2), *[""] * 5]
+            )
         if way == OURS.name and not archive and (told := middle(mine, _rows_phase)):
-            rows.append(_padded((f"{OURS.title}, its data phase", number(told, 2))))
+            rows.append(
+                [f"{OURS.title}, data phase alone", number(told, 2), "", number(ratio(told, ours), 2), *[""] * 4]
+            )
     return Table(
         f"{direction.capitalize()} of {_described(results, runs, shape)}",
         (*header, "archive MB") if archive else header,
@@ -71,10 +75,6 @@ def _row(title: str, runs: Sequence[Run], ours: float | None, raw: float, *, arc
         number(max(run.peak_bytes for run in runs) / MIB, 0),
     ]
     return [*cells, number(middle(runs, lambda run: run.archive_bytes / 1e6))] if archive else cells
-
-
-def _padded(cells: Sequence[str]) -> Sequence[str]:
-    return [*cells, *[""] * (9 - len(cells))]
 
 
 def _rows_phase(run: Run) -> float:
