@@ -58,6 +58,8 @@ def main() -> int:
     place = _PROJECT / ("build/benchmarks" if short and not options.publish else "docs")
     results = Results.load(place / "performance.json")
     chosen = [] if options.report else options.only or list(SECTIONS)
+    if options.report and not results.sections:
+        sys.exit(f"Nothing was measured yet: there is no {place / 'performance.json'}")
     failed = _measure(options, chosen, results, place) if chosen else None
     report.write_document(results, place)
     report.print_overview(results, chosen or list(SECTIONS))

@@ -75,7 +75,7 @@ async def small_tables(server: PostgresqlServer, gigabytes: float) -> str:
 async def huge_table(server: PostgresqlServer, gigabytes: float) -> str:
     """One table of numbers, times and short texts."""
     columns = "id bigint, device int, at timestamptz, sensor text, value float8, note text"
-    await _filled(server, "huge_table", f"measurements ({columns})", _HUGE, round(gigabytes * 1e9 / 107))
+    await _filled(server, "huge_table", f"measurements ({columns})", _HUGE, round(gigabytes * 1e9 / 94))
     await server.execute("ALTER TABLE measurements ADD PRIMARY KEY (id)", database="huge_table")
     return "huge_table"
 
@@ -89,7 +89,7 @@ async def bytea(server: PostgresqlServer, gigabytes: float) -> str:
 
 async def json(server: PostgresqlServer, gigabytes: float) -> str:
     """Documents of 48 properties as jsonb."""
-    await _filled(server, "json", "documents (id bigint PRIMARY KEY, body jsonb)", _DOCUMENT, round(gigabytes * 6e5))
+    await _filled(server, "json", "documents (id bigint PRIMARY KEY, body jsonb)", _DOCUMENT, round(gigabytes * 7e5))
     return "json"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 _PROGRAMS = {
     "PostgreSQL": ["postgres", "--version"],
+    "swtpm (the TPM)": ["swtpm", "--version"],
     "zstd": ["zstd", "--version"],
     "age": ["age", "--version"],
     "restic": ["restic", "version"],

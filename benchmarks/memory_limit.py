@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,15 @@ def memory_cgroup(limit: int) -> Iterator[tuple[Path, Callable[[], int]]]:
             raise NoCgroup(f"the memory of a cgroup cannot be limited here ({exc.strerror})") from exc
         yield directory, lambda: int((directory / most).read_text()) if (directory / most).exists() else 0
     finally:
-        directory.rmdir()
+        _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    for _ in range(50):  # what was killed in it may not have left yet
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+            return
+        time.sleep(0.1)
 
 
 def limited(machine: Machine, direction: str) -> dict[str, Any]:
