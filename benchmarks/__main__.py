@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from demo.postgresql_server import PostgresqlFailed, find_programs
 
 SIZE = 1.0
 ROUNDS = 3
+_QUIET = 0.7  # load average
 _PROJECT = Path(__file__).parent.parent
 
 
@@ -87,6 +89,8 @@ def _measure(options: argparse.Namespace, chosen: list[str], results: Results, p
     )
     results.cores = cores()
     results.facts = facts(find_programs())
+    if os.getloadavg()[0] > _QUIET:
+        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}): what is measured now is worth little", flush=True)
     try:
         for name in chosen:
             run_section(bench, name, append=options.append)
