@@ -9,7 +9,7 @@ ROUNDS ?=
 ONLY ?=
 KEEP ?=
 PUBLISH ?=
-BENCH = $(if $(SIZE),--size $(SIZE)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY)) \
+BENCH = $(if $(SIZE),--size $(SIZE)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(addprefix --only ,$(ONLY)) \
 	$(if $(KEEP),--keep $(KEEP)) $(if $(PUBLISH),--publish)
 SHELL_SCRIPTS = $(shell git ls-files -z | xargs -0 grep -lIE '^\#!.*/(env )?(ba)?sh$$' -- 2>/dev/null | tr ' ' '?')
 
