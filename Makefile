@@ -4,10 +4,17 @@ SHELL := /bin/sh
 BIN := .venv/bin
 PYTHON ?=
 PYTEST ?=
+SIZE ?=
+ROUNDS ?=
+ONLY ?=
+KEEP ?=
+PUBLISH ?=
+BENCH = $(if $(SIZE),--size $(SIZE)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(addprefix --only ,$(ONLY)) \
+	$(if $(KEEP),--keep $(KEEP)) $(if $(PUBLISH),--publish)
 SHELL_SCRIPTS = $(shell git ls-files -z | xargs -0 grep -lIE '^\#!.*/(env )?(ba)?sh$$' -- 2>/dev/null | tr ' ' '?')
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check lock clean
+.PHONY: help setup demo test bench check lock clean
 
 help: ## show this
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -25,6 +32,14 @@ demo: setup ## back up a real server, destroy it, restore it, compare
 
 test: setup ## all tests, on real parts (PYTEST="-k name -x" chooses)
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal $(PYTEST)
+
+bench: setup .venv/.bench ## ours and the peers, measured (SIZE=0.5 ROUNDS=1 ONLY=backup KEEP=dir PUBLISH=1)
+	@$(BIN)/python -m benchmarks $(BENCH)
+
+.venv/.bench: requirements-bench.txt .venv/.made
+	@scripts/install-debian-packages scripts/debian-packages-bench.txt
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
+	@touch $@
 
 check: setup ## format, lint, types, architecture, shell scripts
 	$(BIN)/ruff format --check .

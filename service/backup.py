@@ -39,7 +39,7 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class BackupResult:
-    """A published archive that was read back and authenticated. Sizes in bytes, `seconds` of wall time."""
+    """A published archive that was read back and authenticated. Sizes in bytes, seconds of wall time."""
 
     name: str
     url: str
@@ -50,6 +50,7 @@ class BackupResult:
     compression_level: int
     """The zstd level, which `auto` has chosen."""
     seconds: float
+    stages: dict[str, float]
     warnings: list[str]
     excluded: list[dict[str, Any]]
 
@@ -85,7 +86,8 @@ async def backup(config: Config, *, progress: Progress, clock: Clock = utc_now) 
             )
             await views.aclose()  # let the databases go before the archive is read back
             await _read_back(config, target, header.name, packed, progress)
-    return _result(target.url, header.name, packed, (clock() - started).total_seconds())
+    seconds = (clock() - started).total_seconds()
+    return _result(target.url, header.name, packed, seconds, progress.end())
 
 
 async def _seal(
@@ -150,7 +152,7 @@ async def _read_back(config: Config, target: StorageBackend, name: str, packed: 
         raise
 
 
-def _result(url: str, name: str, packed: Packed, seconds: float) -> BackupResult:
+def _result(url: str, name: str, packed: Packed, seconds: float, stages: dict[str, float]) -> BackupResult:
     streams = packed.manifest.streams
     return BackupResult(
         name=name,
@@ -161,6 +163,7 @@ def _result(url: str, name: str, packed: Packed, seconds: float) -> BackupResult
         rows=sum(int(stream.details.get("rows", 0)) for stream in streams),
         compression_level=packed.level,
         seconds=seconds,
+        stages=stages,
         warnings=list(packed.manifest.warnings),
         excluded=[dict(item) for item in packed.manifest.excluded],
     )

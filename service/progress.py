@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 
@@ -18,12 +19,36 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
     say: Callable[[str], None] = field(default=lambda _: None)
     """Called with one plain sentence at each step."""
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds that each stage and part of a stage took that has ended; those of one name are added up."""
+    _running: bool = field(default=False, repr=False)
 
     def begin(self, stage: str, sentence: str, *, expected_raw: int = 0) -> None:
-        """Start a stage: counters go back to zero."""
+        """End the stage before and start one: counters go back to zero."""
+        self.end()
         self.stage, self.raw, self.stored, self.expected_raw = stage, 0, 0, expected_raw
         self.started = time.monotonic()
+        self._running = True
         self.say(sentence)
+
+    def end(self) -> dict[str, float]:
+        """End the last stage; return the seconds that each took."""
+        if self._running:
+            self._took(self.stage, self.started)
+            self._running = False
+        return dict(self.stages)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time a part of the running stage under a name of its own; counters go on, and the stage is timed too."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._took(name, started)
+
+    def _took(self, name: str, started: float) -> None:
+        self.stages[name] = round(self.stages.get(name, 0.0) + time.monotonic() - started, 3)
 
     @property
     def rate(self) -> float:

@@ -52,12 +52,16 @@ class RestorePlan:
 
 @dataclass(frozen=True, slots=True)
 class RestoreResult:
-    """A restore that was exchanged into place; `restore_id` names it for commit and rollback."""
+    """A restore that was exchanged into place; `restore_id` names it for commit and rollback.
+
+    `seconds` is wall time, `stages` says how much of it each stage took.
+    """
 
     restore_id: str
     archive: str
     items: list[PlanItem]
     seconds: float
+    stages: dict[str, float]
 
 
 async def plan_restore(config: Config, archive: str) -> RestorePlan:
@@ -157,7 +161,8 @@ async def restore(
             except BaseException as error:
                 await _finish(_undo_failed(journal, error, progress))
                 raise
-    return RestoreResult(journal.id, archive, plan.items, (utc_now() - started).total_seconds())
+    seconds = (utc_now() - started).total_seconds()
+    return RestoreResult(journal.id, archive, plan.items, seconds, progress.end())
 
 
 def _check_allowed(allow: frozenset[str]) -> None:

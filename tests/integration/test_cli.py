@@ -160,6 +160,7 @@ def test_backup_as_json_tells_name_and_sizes(machine: Machine) -> None:
     assert result["name"] == machine.archive.name
     assert result["size"] == machine.archive.stat().st_size
     assert result["raw_bytes"] > 0
+    assert list(result["stages"]) == ["snapshot", "dump", "read back"]
 
 
 def test_a_restore_ends_with_the_promised_words_and_can_be_rolled_back(machine: Machine) -> None:
@@ -184,6 +185,7 @@ def test_a_restore_as_json_is_one_document_and_commit_ends_it(machine: Machine) 
     result = machine.json("restore", machine.archive.name, "--yes")
     assert result["message"] == "Restore successfully"
     assert result["restore_id"]
+    assert list(result["stages"]) == ["plan", "stage", "swap"]
     assert machine.is_as_before()
     assert machine.json("commit", "--yes") == {"archive": machine.archive.name, "committed": True}
     again = machine.run("commit", "--yes", "--json")

@@ -64,7 +64,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "zstandard": ("service.archive.chunk",),
 }
 
-MAY_PRINT = ("service.cli", "service.terminal", "demo", "tests", "tools")
+MAY_PRINT = ("service.cli", "service.terminal", "demo", "benchmarks", "tests", "tools")
 MOST_LINES = 450
 
 
@@ -78,7 +78,7 @@ def modules(*packages: str) -> dict[str, str]:
     return found
 
 
-PROJECT = modules("storage_backends", "service", "demo", "tests")
+PROJECT = modules("storage_backends", "service", "demo", "benchmarks", "tests")
 SHIPPED = {name: text for name, text in PROJECT.items() if name.startswith(("service", "storage_backends"))}
 
 
@@ -118,7 +118,7 @@ def wrong_layers(name: str, text: str) -> list[str]:
     problems = []
     for found in imports(text):
         top = found.partition(".")[0]
-        if top in {"demo", "tests", "tools"}:
+        if top in {"demo", "benchmarks", "tests", "tools"}:
             problems.append(f"{name} imports {found}, which is not shipped")
         if top not in {"service", "storage_backends"} or found == "service":
             continue
@@ -202,6 +202,7 @@ VIOLATIONS: list[tuple[Rule, str, str]] = [
     (wrong_layers, "service.restore", "from service.cli.app import main"),
     (wrong_layers, "service.backup", "from demo.sample import fill"),
     (wrong_layers, "service.backup", "from tests.unit import test_names"),
+    (wrong_layers, "service.backup", "from benchmarks.measure import measure"),
     (wrong_layers, "service.not_in_the_table", "import os"),
     (wrong_layers, "service", "from service.errors import ServiceError"),
     (sources_that_know_each_other, "service.sources.sqlite", "from service.sources.postgresql import PostgresqlSource"),

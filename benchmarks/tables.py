@@ -1,0 +1,187 @@
+"""Tables of what was measured, for the terminal and the document. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.commands import OURS, TITLES
+from benchmarks.results import MIB, Results, Run, Value, cpu_limit_share, middle, published, ratio, targets
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A header and rows of text. The first column is words, the others are numbers."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """Return a number for a cell; a dash for what was not measured."""
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def of_targets(results: Results) -> Table:
+    """Return every target beside what was measured."""
+    rows = [
+        (target.what, target.wanted, number(target.value, 2), f"**{target.verdict}**") for target in targets(results)
+    ]
+    return Table("Targets", ("Target", "wanted", "measured", "verdict"), rows)
+
+
+def comparison(results: Results, section: str, direction: str, shape: str = "devices") -> Table:
+    """Return one row for each way: medians of all rounds."""
+    runs = results.of(section, direction=direction, shape=shape)
+    header = ["Command", "wall s", "range", "times ours", "MB/s", "client CPU s", "server CPU s", "peak MiB"]
+    archive = direction == "backup"
+    raw = _raw_bytes(results, runs)
+    ours = middle(results.of(section, OURS.name, direction, shape=shape))
+    rows = []
+    for way in dict.fromkeys(run.way for run in runs):
+        mine = [run for run in runs if run.way == way]
+        rows.append(_row(TITLES[direction].get(way, way), mine, ours, raw, archive=archive))
+        if way == OURS.name and archive:
+            told = middle(mine, published)
+            rows.append(
+                [f"{OURS.title}, until published", number(told, 2), "", number(ratio(told, ours), 2), *[""] * 5]
+            )
+        if way == OURS.name and not archive and (told := middle(mine, _rows_phase)):
+            rows.append(
+                [f"{OURS.title}, data phase alone", number(told, 2), "", number(ratio(told, ours), 2), *[""] * 4]
+            )
+    return Table(
+        f"{direction.capitalize()} of {_described(results, runs, shape)}",
+        (*header, "archive MB") if archive else header,
+        rows,
+    )
+
+
+def _row(title: str, runs: Sequence[Run], ours: float | None, raw: float, *, archive: bool) -> Sequence[str]:
+    walls = [run.wall for run in runs]
+    wall = middle(runs)
+    cells = [
+        title,
+        number(wall, 2),
+        f"{min(walls):.2f} to {max(walls):.2f}" if len(walls) > 1 else "one round",
+        number(ratio(wall, ours), 2),
+        number(ratio(raw / 1e6, wall), 0),
+        number(middle(runs, lambda run: run.client_cpu)),
+        number(middle(runs, lambda run: run.server_cpu)),
+        number(max(run.peak_bytes for run in runs) / MIB, 0),
+    ]
+    return [*cells, number(middle(runs, lambda run: run.archive_bytes / 1e6))] if archive else cells
+
+
+def _rows_phase(run: Run) -> float:
+    return run.stages.get("rows", 0.0)
+
+
+def _dataset(results: Results, runs: Sequence[Run]) -> dict[str, Any]:
+    return results.datasets.get(f"{runs[0].shape}-{runs[0].size:g}", {}) if runs else {}
+
+
+def _raw_bytes(results: Results, runs: Sequence[Run]) -> float:
+    return float(_dataset(results, runs).get("dump_bytes", 0))
+
+
+def _described(results: Results, runs: Sequence[Run], shape: str) -> str:
+    dataset = _dataset(results, runs)
+    if not dataset:
+        return f"`{shape}`"
+    return f"`{shape}`: {dataset['dump_bytes'] / 1e9:.2f} GB as text, {dataset['relations']:,} tables and indexes"
+
+
+def stages(results: Results) -> Table:
+    """Return where our time goes: the median seconds of each stage."""
+    rows = []
+    for direction in ("backup", "restore"):
+        runs = results.of(direction, OURS.name, direction)
+        for stage in dict.fromkeys(stage for run in runs for stage in run.stages):
+            rows.append((f"{direction}: {stage}", number(middle(runs, _stage(stage)), 2)))
+        if runs:
+            share = cpu_limit_share(runs, results.cores)
+            rows.append((f"{direction}: the whole command", number(middle(runs), 2)))
+            rows.append((f"{direction}: wall time over (CPU seconds / {results.cores} cores)", number(share, 2)))
+    return Table("Stages of ours", ("Stage", "seconds"), rows)
+
+
+def _stage(name: str) -> Value:
+    return lambda run: run.stages.get(name, 0.0)
+
+
+def growth(results: Results) -> Table:
+    """Return wall time and peak memory by size."""
+    runs = results.of("growth")
+    columns = [("ours", "backup"), ("streaming", "backup"), ("ours", "restore"), ("streaming", "restore")]
+    header = ["GB", *(f"{direction}: {TITLES[direction][way]}, s" for way, direction in columns)]
+    header += ["our backup: peak MiB", "our restore: peak MiB"]
+    rows = []
+    for size in sorted({run.size for run in runs}):
+        raw = results.datasets.get(f"devices-{size:g}", {}).get("dump_bytes", size * 1e9)
+        cells = [number(raw / 1e9, 2)]
+        cells += [number(middle(results.of("growth", way, direction, size=size))) for way, direction in columns]
+        for direction in ("backup", "restore"):
+            peaks = [run.peak_bytes / MIB for run in results.of("growth", OURS.name, direction, size=size)]
+            cells.append(number(max(peaks, default=None), 0))
+        rows.append(cells)
+    return Table("Growth with the size of the database", header, rows)
+
+
+def limited(results: Results) -> Table:
+    """Return what happened within a memory cgroup."""
+    entries: list[dict[str, Any]] = results.sections.get("memory", {}).get("limited", [])
+    return Table(
+        "Within a memory cgroup of 256 MiB",
+        ("Ours", "result", "processes, peak MiB", "with page cache, MiB"),
+        [
+            (
+                entry["direction"],
+                f"done in {entry['wall']:.1f} s" if entry["succeeded"] else f"**{entry['note']}**",
+                number(entry["peak_bytes"] / MIB if "peak_bytes" in entry else None, 0),
+                number(entry["most_bytes"] / MIB if entry.get("most_bytes") else None, 0),
+            )
+            for entry in entries
+        ],
+    )
+
+
+def load(results: Results) -> Table:
+    """Return what a workload noticed."""
+    header = ("Beside pgbench", "takes s", "transactions/s", "median ms", "95 % ms", "99 % ms", "longest ms")
+    names = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
+    return Table(
+        "A workload on the same server",
+        header,
+        [
+            (
+                entry["title"],
+                number(entry["seconds"]),
+                number(entry["tps"], 0),
+                *(number(entry[name], 2) for name in names),
+            )
+            for entry in results.sections.get("load", {}).get("measured", [])
+        ],
+    )
+
+
+def of_section(results: Results, section: str) -> list[Table]:
+    """Return the tables of one section; those without rows are left out."""
+    shapes = dict.fromkeys(run.shape for run in results.of(section))
+    told = {
+        "backup": lambda: [comparison(results, "backup", "backup")],
+        "restore": lambda: [comparison(results, "restore", "restore"), stages(results)],
+        "growth": lambda: [growth(results)],
+        "memory": lambda: [limited(results)],
+        "load": lambda: [load(results)],
+    }
+    if section in told:
+        found = told[section]()
+    else:
+        found = [comparison(results, section, way, shape) for shape in shapes for way in ("backup", "restore")]
+        found += [Table(**table) for table in results.sections.get(section, {}).get("tables", [])]
+    return [table for table in found if table.rows]

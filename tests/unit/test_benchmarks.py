@@ -1,0 +1,174 @@
+"""The benchmarks' pure parts: medians, ratios, targets, the document. What they measure is never asserted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import report, tables
+from benchmarks.commands import BACKUPS, RESTORES, SHAPE_BACKUPS, SHAPE_RESTORES, SLOW_RESTORES, TITLES
+from benchmarks.load import parse_log, summary
+from benchmarks.measure import CommandFailed, measure
+from benchmarks.results import MIB, Results, Run, cpu_limit_share, middle, published, ratio, ratios, targets
+from benchmarks.sections import rotated
+
+PLAIN = Run("backup", "ours", "backup", "devices", 1.0, 1, 10.0, 8.0, 10.0, 100 * MIB, 90 * MIB, 1_000, {})
+STAGES = {"dump": 8.0, "read back": 1.5}
+
+
+def results() -> Results:
+    """Three rounds of two ways, and restores of both."""
+    found = Results(
+        cores=2,
+        facts={"Processor": "Z80"},
+        datasets={"devices-1": {"dump_bytes": 10**9, "relations": 321}},
+        sections={name: {"size": 1.0, "rounds": 3, "made": "2026-11-24 02:00Z"} for name in ("backup", "restore")},
+    )
+    for number, wall in enumerate((12.0, 10.0, 50.0), 1):
+        found.runs.append(replace(PLAIN, round=number, wall=wall, stages=STAGES))
+        found.runs.append(replace(PLAIN, way="streaming", round=number, wall=wall * 3, archive_bytes=1_100))
+    restored = replace(PLAIN, section="restore", direction="restore")
+    found.runs.append(replace(restored, wall=20.0, peak_bytes=120 * MIB, stages={"rows": 5.0, "stage": 19.0}))
+    found.runs.append(replace(restored, way="default", wall=30.0))
+    found.runs.append(replace(restored, way="data-phase", wall=8.0))
+    return found
+
+
+def test_ratios_are_of_medians_and_above_1_when_ours_is_faster() -> None:
+    assert ratios(results()) == {
+        "backup_vs_streaming": 3.0,
+        "backup_vs_restic": None,
+        "backup_vs_borg": None,
+        "backup_vs_default": None,
+        "restore_vs_streaming": None,
+        "restore_vs_pg_restore": 1.5,
+        "cpu_limit_share": 1.333,
+        "peak_mib": 120.0,
+        "size_ratio": 0.909,
+    }
+
+
+def test_a_ratio_of_what_was_not_measured_is_none() -> None:
+    assert ratio(None, 1.0) is None
+    assert ratio(1.0, None) is None
+    assert ratio(1.0, 0.0) is None
+    assert middle([]) is None
+    assert set(ratios(Results()).values()) == {None}
+
+
+def test_the_limit_is_all_cpu_seconds_over_the_cores() -> None:
+    assert cpu_limit_share([PLAIN], 2) == pytest.approx(10 / 9)
+    assert cpu_limit_share([PLAIN], 1) == pytest.approx(10 / 18)
+
+
+def test_published_is_before_the_reading_back() -> None:
+    assert published(replace(PLAIN, stages=STAGES)) == 8.5
+    assert published(PLAIN) == 10.0
+
+
+def test_targets_are_met_or_not_or_not_measured() -> None:
+    verdicts = {target.what: target.verdict for target in targets(results())}
+    assert verdicts["backup, times faster than `pg_dump -Fp | zstd -1 | age`"] == "met"
+    assert verdicts["backup, wall time over (CPU seconds / cores)"] == "NOT met"
+    assert verdicts["backup, times faster than `pg_dump -Fp | borg`"] == "not measured"
+    assert verdicts["restore's data phase, times faster than `pg_restore -j2`'s"] == "NOT met"
+    assert verdicts["backup's peak memory, largest size over smallest"] == "not measured"
+    assert {target.met for target in targets(Results())} == {None}
+
+
+def test_memory_grows_by_the_largest_size_over_the_smallest() -> None:
+    found = Results(cores=2)
+    for size, peak in ((0.5, 100), (8.0, 130), (2.0, 400)):
+        found.runs.append(replace(PLAIN, section="growth", size=size, peak_bytes=peak * MIB))
+    (target,) = (target for target in targets(found) if target.what.startswith("backup's peak memory, largest"))
+    assert (target.value, target.verdict) == (1.3, "NOT met")
+
+
+def test_results_are_the_same_when_read_again_and_sections_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "docs" / "performance.json"
+    assert Results.load(path) == Results()
+    written = results()
+    written.save(path)
+    read = Results.load(path)
+    assert read == written
+    read.forget("backup")
+    assert {run.section for run in read.runs} == {"restore"}
+    assert list(read.sections) == ["restore"]
+
+
+def test_the_document_has_numbers_verdicts_and_what_was_not_measured() -> None:
+    text = report.document(results(), ["performance-backup-wall"])
+    assert "![performance backup wall](images/performance-backup-wall.svg)" in text
+    assert "| deviceon-backup | 12.00 | 10.00 to 50.00 | 1.00 | 83 | 8.0 | 10.0 | 100 | 0.0 |" in text
+    assert r"| pg_dump -Fp \| zstd -1 \| age | 36.00 |" in text
+    assert "| deviceon-backup, until published | 10.50 |  | 0.88 |" in text
+    assert "Backup of `devices`: 1.00 GB as text, 321 tables and indexes" in text
+    assert "**NOT met**" in text
+    assert "**Not measured yet.**" in text
+    assert "* Processor: Z80" in text
+    assert text.count("```") % 2 == 0
+    assert "$verdict" not in text
+
+
+def test_a_document_of_nothing_can_be_written() -> None:
+    assert report.document(Results()).count("**Not measured yet.**") == 7
+
+
+def test_every_row_is_as_wide_as_its_header() -> None:
+    found = results()
+    for section in ("backup", "restore", "memory"):
+        for table in tables.of_section(found, section):
+            assert {len(row) for row in table.rows} == {len(table.header)}, table.title
+
+
+def test_everybody_is_first_once() -> None:
+    assert [rotated(BACKUPS, number)[0] for number in range(1, len(BACKUPS) + 1)] == list(BACKUPS)
+    assert {way.name for way in rotated(BACKUPS, 3)} == {way.name for way in BACKUPS}
+
+
+def test_every_way_has_what_its_section_needs() -> None:
+    for way in (*BACKUPS, *SHAPE_BACKUPS):
+        assert way.back_up
+        assert way.archive
+    for way in (*RESTORES, *SLOW_RESTORES, *SHAPE_RESTORES):
+        assert way.restore
+        assert TITLES["restore"][way.name]
+
+
+def test_latencies_are_of_transactions_that_ended_in_a_window() -> None:
+    lines = [f"0 {number} {number * 1000} 0 {100 + number} 0 0" for number in range(1, 11)]
+    transactions = list(parse_log([*lines, "0 11 skipped 0 111 0 0", "1 5"]))
+    assert transactions[0] == (101.0, 1.0)
+    assert summary(transactions, [(102, 104), (108, 109)]) == {
+        "seconds": 1.5,
+        "transactions": 5.0,
+        "tps": 1.7,
+        "p50_ms": 4.0,
+        "p95_ms": 9.0,
+        "p99_ms": 9.0,
+        "max_ms": 9.0,
+    }
+    assert summary([], [])["tps"] == 0
+
+
+def test_a_command_is_measured_with_all_its_processes(tmp_path: Path) -> None:
+    half = f"{sys.executable} -c 'import time; b = bytearray(60 << 20); time.sleep(0.4)'"
+    with subprocess.Popen(["sleep", "60"]) as server:
+        measured = measure(f"{half} | {half}", {}, log=tmp_path / "log", postmaster=server.pid)
+        server.kill()
+    assert measured.wall >= 0.4
+    assert measured.client_cpu > 0
+    assert measured.server_cpu == 0
+    assert measured.biggest_bytes > 60 * MIB
+    assert measured.peak_bytes > 110 * MIB
+
+
+def test_a_command_that_fails_anywhere_in_its_pipeline_says_why(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as server:
+        with pytest.raises(CommandFailed, match="no such luck"):
+            measure("(echo no such luck; exit 3) >&2 | cat", {}, log=tmp_path / "log", postmaster=server.pid)
+        server.kill()
