@@ -23,6 +23,7 @@ from service.progress import Progress
 from service.sealing.suite import ArchiveKeys
 from service.sources.base import Stream
 from storage_backends.local import LocalBackend
+from tests.pipeline_archives import NAME, GivenSnapshot, packed
 from tests.vectors.second_reader import PATH, open_archive, read_second
 from tests.vectors.small import ARCHIVE_ID, CREATED, DATA_KEY, STREAMS, draft, make_header, make_manifest, read
 
@@ -309,3 +310,35 @@ async def test_an_archive_that_the_service_packed_is_read(sealed: bool, tmp_path
     done = await asyncio.to_thread(run, "extract", tmp_path / header.name, tmp_path / "out", "--key-file", KEY)
     assert done.returncode == 0, done.stderr
     assert [path.read_bytes() for path in sorted((tmp_path / "out").glob("0*"))] == contents
+
+
+async def test_extract_gives_each_small_table_its_own_file(tmp_path: Path) -> None:
+    tables = [("public", "a/b", b"1\tone\n"), ("public", "empty", b""), ("Odd schema", "c", b"2\ttwo\n3\tthree\n")]
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        for _, _, content in tables:
+            yield content
+
+    def archive(shift: int) -> list[Stream]:
+        told: list[dict[str, Any]] = [{"schema": one[0], "table": one[1], "bytes": len(one[2])} for one in tables]
+        told[0]["bytes"] += shift
+        details = {"tables": told}
+        return [Stream(kind="postgresql.small_tables", labels={"database": "app"}, read=pieces, details=details)]
+
+    for shift, code in ((0, 0), (1, 1)):
+        directory = tmp_path / f"shifted by {shift}"
+        directory.mkdir()
+        async with LocalBackend(directory) as target:
+            await packed(target, {"db": GivenSnapshot(archive(shift), parallel=1)}, None)
+        done = await asyncio.to_thread(run, "extract", directory / NAME, directory / "out")
+        assert done.returncode == code, done.stderr
+        if code == 0:
+            folder = directory / "out" / "000001-postgresql.small_tables-app"
+            assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+                "000-public.a_b.copy": b"1\tone\n",
+                "001-public.empty.copy": b"",
+                "002-Odd_schema.c.copy": b"2\ttwo\n3\tthree\n",
+            }
+            assert {path.name for path in (directory / "out").iterdir()} == {folder.name, "manifest.json"}
+        else:
+            assert "where its tables end" in done.stderr

@@ -14,7 +14,7 @@ from service.errors import ConfigError, JobRefused, RestoreRefused, ServiceError
 from service.journal import journals
 from service.progress import Progress
 from service.restore import plan_restore, recover, restore
-from service.sources.postgresql import dump, preflight, stage
+from service.sources.postgresql import preflight, rows, stage
 from tests.conftest import NewServer
 from tests.recipes import Installation, eventually
 
@@ -398,7 +398,7 @@ async def test_restored_rows_are_frozen_and_known_to_the_planner(installation: I
 async def test_parts_of_a_table_that_fills_the_database_are_loaded_at_once(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dump, "_PART_PAGES", 300)
+    monkeypatch.setattr(rows, "_PART_PAGES", 300)
     archived = await contents(installation)
     archive = (await installation.backup()).name
     monkeypatch.undo()

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from service.config import PostgresqlSettings
+from service.errors import StageFailed
 from service.sources.base import StoredStream
 from service.sources.postgresql.copy_out import pull
 from service.sources.postgresql.dump import parallel_reads
-from service.sources.postgresql.load import Load, divide
+from service.sources.postgresql.load import Cut, Load, divide, tables_of
 
 MIB = 1 << 20
 
@@ -52,6 +55,41 @@ def test_small_tables_are_not_truncated_first() -> None:
 def test_rows_that_are_added_to_others_are_never_frozen(details: dict[str, Any]) -> None:
     streams = [rows("shared", 9 * MIB, **details), rows("shared", 8 * MIB, **details), rows("other", 30 * MIB)]
     assert described(divide(streams, 2)) == [("other", 1, True), ("shared", 1, False), ("shared", 1, False)]
+
+
+def small_tables(*sizes: int) -> StoredStream:
+    told = [{"schema": "public", "table": f"t{number}", "bytes": size} for number, size in enumerate(sizes)]
+    return replace(rows("", sum(sizes)), kind="postgresql.small_tables", labels={}, details={"tables": told})
+
+
+def test_small_tables_that_share_a_stream_are_loaded_together_and_all_are_known() -> None:
+    streams = [small_tables(5, 0, 7), rows("big", 4 * MIB), small_tables(1)]
+    assert [(load.bytes, load.freeze) for load in divide(streams, 2)] == [(4 * MIB, True), (12, False), (1, False)]
+    assert tables_of(streams) == {("public", name) for name in ("big", "t0", "t1", "t2")}
+
+
+async def pieces(*contents: bytes) -> AsyncGenerator[bytes, None]:
+    for content in contents:
+        yield content
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 50])
+async def test_a_shared_stream_is_cut_where_its_tables_end(size: int) -> None:
+    whole = b"one" + b"" + b"three and more" + b"4"
+    cut = Cut(pieces(*(whole[at : at + size] for at in range(0, len(whole), size))))
+    found = [b"".join([piece async for piece in cut.take(length)]) for length in (3, 0, 14, 1)]
+    assert found == [b"one", b"", b"three and more", b"4"]
+    assert await cut.ended()
+
+
+async def test_a_shared_stream_with_fewer_or_more_bytes_than_told_is_noticed() -> None:
+    cut = Cut(pieces(b"abc", b"de"))
+    with pytest.raises(StageFailed, match="fewer rows"):
+        assert [piece async for piece in cut.take(6)] == [b"abc", b"de"]
+    for left in (b"e", b"xe"):
+        cut = Cut(pieces(b"abc", left))
+        assert b"".join([piece async for piece in cut.take(2 + len(left))]) != b""
+        assert not await cut.ended()
 
 
 def settings(**change: Any) -> PostgresqlSettings:

@@ -54,6 +54,7 @@ EXTENSIONS = {
     "postgresql.schema": ".dump",
     "postgresql.large_objects": ".dump",
     "postgresql.rows": ".copy",
+    "postgresql.small_tables": "",  # a directory with one file a table
     "tree.tar": ".tar",
     "sqlite.file": ".sqlite",
 }
@@ -797,13 +798,32 @@ def command_extract(archive: Archive, options: argparse.Namespace) -> None:
         if os.path.lexists(path):
             raise FileProblem(f"{path} exists already: extract into an empty directory")
     for path, stream in targets.items():
-        write_whole(path, archive.stream(stream))
+        write = write_tables if stream["kind"] == "postgresql.small_tables" else write_whole
+        write(path, archive.stream(stream), stream)
         print(path)
     write_whole(manifest, [json.dumps(archive.manifest, indent=2, sort_keys=True).encode() + b"\n"])
     print(manifest)
 
 
-def write_whole(path: str, pieces: Iterable[bytes]) -> None:
+def write_tables(directory: str, pieces: Iterable[bytes], stream: Members) -> None:
+    """Write the tables of one stream to files of their own, once all of it is there and proven."""
+    try:
+        tables = [(told["schema"], told["table"], int(told["bytes"])) for told in stream["details"]["tables"]]
+    except (KeyError, TypeError, ValueError):
+        raise Problem(f"stream {stream['id']} does not say where its tables end") from None
+    if sum(size for _, _, size in tables) != stream["bytes"] or any(size < 0 for _, _, size in tables):
+        raise Problem(f"stream {stream['id']} does not say where its tables end")
+    os.makedirs(directory, mode=0o700)
+    whole = os.path.join(directory, "whole")
+    write_whole(whole, pieces)
+    with open(whole, "rb") as file:
+        for number, (schema, table, size) in enumerate(tables):
+            name = re.sub(r"[^A-Za-z0-9._=-]+", "_", f"{schema}.{table}")[:120]
+            write_whole(os.path.join(directory, f"{number:03d}-{name}.copy"), [file.read(size)])
+    os.unlink(whole)
+
+
+def write_whole(path: str, pieces: Iterable[bytes], _: Members | None = None) -> None:
     """Write a file under a temporary name; give it its own name only when all of it is there and proven."""
     handle, temporary = tempfile.mkstemp(prefix=".unfinished-", dir=os.path.dirname(path) or ".")  # mode 0600
     try:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from service.config import PostgresqlSettings
 from service.sources.postgresql.connect import Connection, connect
 
-_READS_PER_TRANSACTION = 200
+_TABLES_PER_TRANSACTION = 200
 """After this many tables a worker takes the snapshot anew, so that its locks stay few (max_locks_per_transaction)."""
 
 
@@ -35,6 +35,9 @@ class SnapshotHolder(Protocol):
     def snapshot(self) -> str:
         """What pg_export_snapshot returned."""
         ...
+
+    def require_snapshot(self) -> None:
+        """Raise SourceError when the snapshot is not held any more."""
 
 
 async def pull(
@@ -90,10 +93,13 @@ class Connections:
         self._places = asyncio.Semaphore(limit)
 
     @contextlib.asynccontextmanager
-    async def reading(self, database: SnapshotHolder) -> AsyncIterator[Connection]:
-        """Borrow a connection that sees the snapshot of `database`; a failed one is not used again."""
+    async def reading(self, database: SnapshotHolder, *, tables: int = 1) -> AsyncIterator[Connection]:
+        """Borrow a connection that sees the snapshot of `database`, to read so many tables.
+
+        A failed one is not used again.
+        """
         async with self._places:
-            worker = await self._take(database)
+            worker = await self._take(database, tables)
             try:
                 yield worker.connection
             except BaseException:
@@ -101,7 +107,7 @@ class Connections:
                 raise
             self._idle.append(worker)
 
-    async def _take(self, database: SnapshotHolder) -> _Worker:
+    async def _take(self, database: SnapshotHolder, tables: int) -> _Worker:
         for worker in self._idle:
             if worker.database is database:
                 self._idle.remove(worker)
@@ -111,7 +117,7 @@ class Connections:
                 await self._idle.pop(0).connection.close(timeout=10)
             worker = _Worker(await connect(self._settings, database.name), database)
         try:
-            await worker.enter_snapshot()
+            await worker.enter_snapshot(tables)
         except BaseException:
             worker.connection.terminate()
             raise
@@ -128,14 +134,16 @@ class Connections:
 class _Worker:
     connection: Connection
     database: SnapshotHolder
-    reads: int = 0
+    locks: int = _TABLES_PER_TRANSACTION
+    """Tables that were locked in this transaction; as many as may be when there is none yet."""
 
-    async def enter_snapshot(self) -> None:
+    async def enter_snapshot(self, tables: int) -> None:
         """Take the snapshot when this worker is not in it, or has collected many locks."""
-        if self.reads % _READS_PER_TRANSACTION == 0:
-            if self.reads:
+        if self.locks + tables > _TABLES_PER_TRANSACTION:
+            if self.connection.is_in_transaction():
                 await self.connection.execute("ROLLBACK")
             await self.connection.execute(
                 f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{self.database.snapshot}'"
             )
-        self.reads += 1
+            self.locks = 0
+        self.locks += tables

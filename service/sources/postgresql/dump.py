@@ -17,13 +17,12 @@ from service.errors import SourceError, SourceUnavailable
 from service.sources.base import Source, Stream
 from service.sources.postgresql import catalog, roles, tools
 from service.sources.postgresql.catalog import Table
-from service.sources.postgresql.connect import Connection, connection_to, errors_as_source, quote_identifier
-from service.sources.postgresql.copy_out import Connections, pull
+from service.sources.postgresql.connect import Connection, connection_to, errors_as_source
+from service.sources.postgresql.copy_out import Connections
+from service.sources.postgresql.rows import Held, row_streams
 
 _LOCK_TIMEOUT_SECONDS = 60
 _SNAPSHOT_ATTEMPTS = 5
-_PART_PAGES = 16384
-"""A table is read in ranges of this many 8 KiB heap pages (128 MiB), so that one huge table keeps all workers busy."""
 
 
 class PostgresqlSource(Source):
@@ -52,13 +51,9 @@ class _Database:
     coordinator: Connection
 
     @property
-    def version_major(self) -> int:
-        return self.coordinator.get_server_version().major
-
-    @property
-    def encoding(self) -> str:
-        encoding: str = self.facts["encoding"]
-        return encoding
+    def held(self) -> Held:
+        tid_range_scans = self.coordinator.get_server_version().major >= 14
+        return Held(database=self, encoding=self.facts["encoding"], ranges=tid_range_scans)
 
     def require_snapshot(self) -> None:
         """Raise SourceError when the coordinator is gone: without its locks a TRUNCATE would not be noticed."""
@@ -224,8 +219,7 @@ def _streams(
                     read=partial(dump, [*common, timeout, "-b", *nothing]),
                 )
             )
-        for table in database.tables:
-            rows += _row_streams(database, table, connections)
+        rows += row_streams(database.held, database.tables, connections)
     rows.sort(key=lambda stream: -stream.expected_bytes)
     return streams + rows
 
@@ -235,72 +229,3 @@ def _globals_stream(cluster: roles.Globals) -> Stream:
         yield roles.dump_globals(cluster)
 
     return Stream(kind="postgresql.globals", labels={}, read=read)
-
-
-def _row_streams(database: _Database, table: Table, connections: Connections) -> list[Stream]:
-    whole = table.condition or table.load_via or database.version_major < 14  # TID range scans came with 14
-    parts = 1 if whole else max(1, round(table.pages / _PART_PAGES))
-    step = -(-table.pages // parts)
-    streams = []
-    for part in range(parts):
-        details: dict[str, Any] = {
-            "format": "binary" if table.binary else "text",
-            "encoding": "UTF8" if table.binary else database.encoding,
-            "columns": list(table.columns),
-            "part": part,
-            "parts": parts,
-        }
-        if table.configuration:
-            details["configuration"] = True
-        if table.load_via:
-            details["load_via"] = list(table.load_via)
-        condition = table.condition or _range(part * step, (part + 1) * step, last=part == parts - 1, whole=parts == 1)
-        streams.append(
-            Stream(
-                kind="postgresql.rows",
-                labels={"database": database.name, "schema": table.schema, "table": table.name},
-                read=partial(_copy_out, database, table, condition, connections, details),
-                expected_bytes=table.bytes // parts,
-                details=details,
-            )
-        )
-    return streams
-
-
-def _range(first: int, beyond: int, *, last: bool, whole: bool) -> str:
-    """The WHERE clause for the heap pages from `first` to before `beyond`; the last part has no upper end."""
-    if whole:
-        return ""
-    lower = f"ctid >= '({first},0)'::tid"
-    return f"WHERE {lower}" if last else f"WHERE {lower} AND ctid < '({beyond},0)'::tid"
-
-
-async def _copy_out(
-    database: _Database, table: Table, condition: str, connections: Connections, details: dict[str, Any]
-) -> AsyncGenerator[bytes, None]:
-    """Yield one table's (or one part's) COPY data and note the number of rows."""
-    doing = f"copying table {table.qualified} of database {database.name!r}"
-    options = {"format": details["format"], "encoding": details["encoding"]}
-    if options["format"] == "binary":
-        del options["encoding"]  # binary text is in the client's encoding, which is UTF8
-    with errors_as_source(doing):
-        async with connections.reading(database) as connection:
-            if condition:
-                columns = ", ".join(quote_identifier(column) for column in table.columns)
-                query = f"SELECT {columns} FROM ONLY {table.qualified} {condition}"
-                copy = partial(connection.copy_from_query, query, **options)
-            else:
-                copy = partial(
-                    connection.copy_from_table,
-                    table.name,
-                    schema_name=table.schema,
-                    columns=list(table.columns) or None,
-                    **options,
-                )
-            async with contextlib.aclosing(pull(copy, abort=connection.terminate, delay=connections.delay)) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, str):
-                        details["rows"] = int(piece.split()[-1])
-                    else:
-                        yield piece
-            database.require_snapshot()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Any
 
 from service.errors import SourceError, StageFailed
 from service.sources.base import StoredStream
 from service.sources.postgresql.connect import Connection, errors_as_source, qualified
+from service.sources.postgresql.rows import ROWS, SMALL_TABLES
 
 _FREEZE_BYTES = 1 << 20
 """A smaller table is not worth the TRUNCATE that freezing asks for."""
@@ -42,10 +44,13 @@ def divide(rows: Sequence[StoredStream], workers: int) -> list[Load]:
     not be frozen: that would empty the table first.
     """
     tables: dict[tuple[str, str], list[StoredStream]] = {}
-    for stream in rows:
-        tables.setdefault(table_of(stream), []).append(stream)
-    total = sum(stream.bytes for stream in rows)
     loads = []
+    for stream in rows:
+        if stream.kind == SMALL_TABLES:
+            loads.append(Load((stream,), freeze=False))
+        else:
+            tables.setdefault(table_of(stream), []).append(stream)
+    total = sum(stream.bytes for stream in rows)
     for streams in tables.values():
         whole = Load(tuple(streams), freeze=True)
         details = streams[0].details
@@ -58,8 +63,19 @@ def divide(rows: Sequence[StoredStream], workers: int) -> list[Load]:
 
 
 def table_of(stream: StoredStream) -> tuple[str, str]:
-    """Return schema and name of the table whose rows `stream` holds."""
+    """Return schema and name of the table whose rows a stream of kind `ROWS` holds."""
     return stream.labels["schema"], stream.labels["table"]
+
+
+def tables_of(rows: Sequence[StoredStream]) -> set[tuple[str, str]]:
+    """Return schema and name of every table whose rows these streams hold."""
+    alone = {table_of(stream) for stream in rows if stream.kind == ROWS}
+    return alone | {
+        (told["schema"], told["table"])
+        for stream in rows
+        if stream.kind == SMALL_TABLES
+        for told in stream.details["tables"]
+    }
 
 
 async def load(
@@ -87,48 +103,90 @@ async def load(
 async def _load_one(
     connection: Connection, database: str, job: Load, read: Callable[[StoredStream], AsyncGenerator[bytes, None]]
 ) -> None:
-    name = qualified(*table_of(job.streams[0]))
-    with errors_as_source(f"copying rows into table {name} of database {database!r}"):
+    with errors_as_source(f"loading rows into database {database!r}"):
         # no transaction block of the driver's: its own failing at the end would hide the reason
         await connection.execute("BEGIN")
         if job.freeze:
+            name = qualified(*table_of(job.streams[0]))
             await connection.execute(f"TRUNCATE ONLY {name}")  # empty, but now new to this transaction
         for stream in job.streams:
-            await _copy_in(connection, database, stream, read, freeze=job.freeze)
+            async with contextlib.aclosing(read(stream)) as pieces:
+                if stream.kind == SMALL_TABLES:
+                    await _copy_together(connection, database, stream, pieces)
+                else:
+                    schema, table = table_of(stream)
+                    told = {"schema": schema, "table": table, **stream.details}
+                    await _copy_in(connection, database, told, pieces, freeze=job.freeze)
         await connection.execute("COMMIT")
+
+
+async def _copy_together(
+    connection: Connection, database: str, stream: StoredStream, pieces: AsyncGenerator[bytes, None]
+) -> None:
+    cut = Cut(pieces)
+    for told in stream.details["tables"]:
+        async with contextlib.aclosing(cut.take(told["bytes"])) as rows:
+            await _copy_in(connection, database, told, rows, freeze=False)
+    if await cut.ended():
+        return
+    raise StageFailed(f"the archive holds more rows of small tables of database {database!r} than it tells of")
 
 
 async def _copy_in(
     connection: Connection,
     database: str,
-    stream: StoredStream,
-    read: Callable[[StoredStream], AsyncGenerator[bytes, None]],
+    told: Mapping[str, Any],
+    pieces: AsyncGenerator[bytes, None],
     *,
     freeze: bool,
 ) -> None:
-    details = stream.details
-    schema, table = details.get("load_via") or table_of(stream)
-    options = {"format": details["format"]}
-    if details["format"] == "text":
-        options["encoding"] = details["encoding"]
-    if details.get("configuration"):
-        # the extension's own triggers and keys must not judge rows that were in order when archived
-        await connection.execute("SET LOCAL session_replication_role = replica")
-    async with contextlib.aclosing(read(stream)) as source:
+    """Copy rows into one table, as the manifest tells of it."""
+    name = qualified(told["schema"], told["table"])
+    schema, table = told.get("load_via") or (told["schema"], told["table"])
+    options = {"format": told["format"]}
+    if told["format"] == "text":
+        options["encoding"] = told["encoding"]
+    with errors_as_source(f"copying rows into table {name} of database {database!r}"):
+        if told.get("configuration"):
+            # the extension's own triggers and keys must not judge rows that were in order when archived
+            await connection.execute("SET LOCAL session_replication_role = replica")
         status = await connection.copy_to_table(
             table,
             schema_name=schema,
-            columns=list(details["columns"]) or None,
-            source=source,
+            columns=list(told["columns"]) or None,
+            source=pieces,
             freeze=freeze,
             **options,
         )
+        if told.get("configuration"):
+            await connection.execute("SET LOCAL session_replication_role = DEFAULT")
     rows = int(status.split()[-1])
-    if rows != details["rows"]:
-        raise StageFailed(
-            f"table {qualified(*table_of(stream))} of database {database!r}: {rows} rows restored,"
-            f" {details['rows']} archived"
-        )
+    if rows != told["rows"]:
+        raise StageFailed(f"table {name} of database {database!r}: {rows} rows restored, {told['rows']} archived")
+
+
+class Cut:
+    """Cuts the stream of small tables into one run of pieces for each table."""
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+
+    async def take(self, size: int) -> AsyncGenerator[bytes, None]:
+        """Yield the next `size` bytes."""
+        while size:
+            if not self._rest:
+                self._rest = memoryview(await anext(self._pieces, b""))
+                if not self._rest:
+                    raise StageFailed("the archive holds fewer rows of small tables than it tells of")
+            piece = self._rest[:size]
+            self._rest = self._rest[len(piece) :]
+            size -= len(piece)
+            yield bytes(piece)
+
+    async def ended(self) -> bool:
+        """Say whether nothing is left; only then is the whole stream known to be what was archived."""
+        return not self._rest and not await anext(self._pieces, b"")
 
 
 async def together(work: Iterable[Coroutine[None, None, None]]) -> None:

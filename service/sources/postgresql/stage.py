@@ -23,7 +23,8 @@ from service.sources.postgresql.connect import (
     quote_identifier,
     quote_literal,
 )
-from service.sources.postgresql.load import load, table_of, together
+from service.sources.postgresql.load import load, tables_of, together
+from service.sources.postgresql.rows import ROWS, SMALL_TABLES
 
 _NAME_BYTES = 63
 
@@ -148,7 +149,7 @@ class _Build:
         self._directory = directory
         self._database = database
         self._scratch = scratch
-        self._rows = [stream for stream in streams if stream.kind == "postgresql.rows"]
+        self._rows = [stream for stream in streams if stream.kind in (ROWS, SMALL_TABLES)]
         self._schemas = [stream for stream in streams if stream.kind == "postgresql.schema"]
         self._large_objects = [stream for stream in streams if stream.kind == "postgresql.large_objects"]
         self._reader = reader
@@ -157,7 +158,7 @@ class _Build:
 
     async def run(self) -> None:
         """Create the definitions, load, then build indexes and constraints on the loaded data, and check."""
-        if len(self._schemas) != 1 or self._database["tables"] != len({table_of(stream) for stream in self._rows}):
+        if len(self._schemas) != 1 or self._database["tables"] != len(tables_of(self._rows)):
             raise StageFailed(f"the archive does not hold every stream of database {self._database['name']!r}")
         self._progress.say(f"Restoring database {self._database['name']} beside the live one")
         with tools.anonymous_file("schema") as schema:
