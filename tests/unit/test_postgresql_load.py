@@ -16,7 +16,7 @@ from service.errors import StageFailed
 from service.sources.base import StoredStream
 from service.sources.postgresql.copy_out import pull
 from service.sources.postgresql.dump import parallel_reads
-from service.sources.postgresql.load import Cut, Load, divide, tables_of
+from service.sources.postgresql.load import Cut, Load, Size, divide, tables_of
 
 MIB = 1 << 20
 
@@ -58,14 +58,20 @@ def test_rows_that_are_added_to_others_are_never_frozen(details: dict[str, Any])
 
 
 def small_tables(*sizes: int) -> StoredStream:
-    told = [{"schema": "public", "table": f"t{number}", "bytes": size} for number, size in enumerate(sizes)]
+    told = [{"schema": "public", "table": f"t{number}", "bytes": size, "rows": 1} for number, size in enumerate(sizes)]
     return replace(rows("", sum(sizes)), kind="postgresql.small_tables", labels={}, details={"tables": told})
 
 
 def test_small_tables_that_share_a_stream_are_loaded_together_and_all_are_known() -> None:
     streams = [small_tables(5, 0, 7), rows("big", 4 * MIB), small_tables(1)]
     assert [(load.bytes, load.freeze) for load in divide(streams, 2)] == [(4 * MIB, True), (12, False), (1, False)]
-    assert tables_of(streams) == {("public", name) for name in ("big", "t0", "t1", "t2")}
+    parts = [rows("big", 4 * MIB, rows=3), rows("big", MIB, rows=4), small_tables(5, 0, 7)]
+    assert tables_of(parts) == {
+        ("public", "big"): Size(5 * MIB, 7),
+        ("public", "t0"): Size(5, 1),
+        ("public", "t1"): Size(0, 1),
+        ("public", "t2"): Size(7, 1),
+    }
 
 
 async def pieces(*contents: bytes) -> AsyncGenerator[bytes, None]:

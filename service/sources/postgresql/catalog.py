@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -347,16 +348,22 @@ async def materialized_views(connection: Connection) -> list[tuple[str, str]]:
     return [populated[view] for view in ordered if view in populated]
 
 
-async def to_analyze(connection: Connection) -> list[str]:
-    """Name every table to gather statistics of, the biggest last. A partitioned table stands for its partitions."""
+async def to_analyze(connection: Connection, sampled: Mapping[tuple[str, str], float]) -> list[str]:
+    """Name every table to gather statistics of, the dearest last. A partitioned table stands for its partitions.
+
+    `sampled` says how many bytes of a table (schema, name) ANALYZE will look at.
+    """
     rows = await connection.fetch(
-        """SELECT n.nspname::text, c.relname::text
+        """SELECT n.nspname::text, c.relname::text, c.relispartition,
+                  (CASE WHEN c.relispartition THEN pg_catalog.pg_partition_root(c.oid) ELSE c.oid END)::bigint
            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-           WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND NOT c.relispartition AND NOT c.relisshared
-           ORDER BY CASE c.relkind WHEN 'r' THEN pg_relation_size(c.oid) ELSE
-                    (SELECT sum(pg_relation_size(t.relid)) FROM pg_catalog.pg_partition_tree(c.oid) t) END, c.oid"""
+           WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND NOT c.relisshared"""
     )
-    return [qualified(row[0], row[1]) for row in rows]
+    cost: dict[int, float] = defaultdict(float)
+    for schema, name, _, unit in rows:
+        cost[unit] += sampled.get((schema, name), 0.0)
+    units = [(cost[unit], qualified(schema, name)) for schema, name, is_partition, unit in rows if not is_partition]
+    return [name for _, name in sorted(units)]
 
 
 async def database_facts(connection: Connection) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from service.errors import SourceError, StageFailed
 from service.sources.base import StoredStream
 from service.sources.postgresql.connect import Connection, errors_as_source, qualified
-from service.sources.postgresql.rows import ROWS, SMALL_TABLES
+from service.sources.postgresql.rows import SMALL_TABLES
 
 _FREEZE_BYTES = 1 << 20
 """A smaller table is not worth the TRUNCATE that freezing asks for."""
@@ -67,15 +67,29 @@ def table_of(stream: StoredStream) -> tuple[str, str]:
     return stream.labels["schema"], stream.labels["table"]
 
 
-def tables_of(rows: Sequence[StoredStream]) -> set[tuple[str, str]]:
-    """Return schema and name of every table whose rows these streams hold."""
-    alone = {table_of(stream) for stream in rows if stream.kind == ROWS}
-    return alone | {
-        (told["schema"], told["table"])
-        for stream in rows
-        if stream.kind == SMALL_TABLES
-        for told in stream.details["tables"]
-    }
+@dataclass(slots=True)
+class Size:
+    """How much of one table was archived."""
+
+    bytes: int = 0
+    rows: int = 0
+
+
+def tables_of(streams: Sequence[StoredStream]) -> dict[tuple[str, str], Size]:
+    """Return every table (schema, name) whose rows these streams hold."""
+    found: dict[tuple[str, str], Size] = {}
+    for stream in streams:
+        if stream.kind == SMALL_TABLES:
+            parts = [
+                ((told["schema"], told["table"]), told["bytes"], told["rows"]) for told in stream.details["tables"]
+            ]
+        else:
+            parts = [(table_of(stream), stream.bytes, stream.details["rows"])]
+        for table, size, rows in parts:
+            total = found.setdefault(table, Size())
+            total.bytes += size
+            total.rows += rows
+    return found
 
 
 async def load(

@@ -27,6 +27,8 @@ from service.sources.postgresql.load import load, tables_of, together
 from service.sources.postgresql.rows import ROWS, SMALL_TABLES
 
 _NAME_BYTES = 63
+_SAMPLED_ROWS = 30_000
+"""ANALYZE looks at so many rows of each table, at the default statistics target."""
 
 # Safe in a database that nobody uses yet: losing it loses nothing, and the swap's own commit flushes it all.
 SCRATCH_OPTIONS = {"synchronous_commit": "off"}
@@ -167,14 +169,19 @@ class _Build:
             schema.flush()
             await self._bare_template()
             await self._definitions(schema, "pre-data")
-            await load(self._database["name"], self._rows, connect=self._connect, read=self._read, workers=self._jobs)
+            with self._progress.part("rows"):
+                await load(
+                    self._database["name"], self._rows, connect=self._connect, read=self._read, workers=self._jobs
+                )
             for stream in self._large_objects:
                 await tools.restore_stream(
                     self._settings, self._directory, self._scratch, self._read(stream), options=SCRATCH_OPTIONS
                 )
             self._progress.say(f"Building indexes and constraints of database {self._database['name']}")
-            await self._definitions(schema, "post-data")
-        await self._finish()
+            with self._progress.part("indexes"):
+                await self._definitions(schema, "post-data")
+        with self._progress.part("statistics"):
+            await self._finish()
 
     async def _read(self, stream: StoredStream) -> AsyncGenerator[bytes, None]:
         async with contextlib.aclosing(self._reader.read(stream)) as pieces:
@@ -215,7 +222,11 @@ class _Build:
         """Do what needs all rows and indexes: sequences, materialized views, statistics; then compare."""
         async with self._open("finishing") as connection:
             await self._set_sequences(connection)
-            waiting = await catalog.to_analyze(connection)
+            sampled = {
+                table: size.bytes * min(1.0, _SAMPLED_ROWS / max(size.rows, 1))
+                for table, size in tables_of(self._rows).items()
+            }
+            waiting = await catalog.to_analyze(connection, sampled)
 
         async def analyze(connection: Connection) -> None:
             while waiting:
