@@ -10,8 +10,7 @@ import os
 import pwd
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 Xattrs = tuple[tuple[str, bytes], ...]
 
@@ -19,8 +18,7 @@ _BY_POLICY = ("security.selinux", "security.ima", "security.evm")
 """Set and refused by the system's own policy; a refusal does not spoil a restore."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(NamedTuple):
     """Owner, permission bits, modification time in ns since 1970 and extended attributes (sorted, raw bytes)."""
 
     mode: int
@@ -75,10 +73,15 @@ def apply_attributes(fd: int, wanted: Attributes, *, say: Callable[[str], None],
     """Give an open file or directory its attributes; `exactly` also removes extended attributes not wanted.
 
     The order matters: chown clears set-user-ID bits and capabilities, chmod would rewrite an ACL's mask, and all of
-    them are over before the time is set.
+    them are over before the time is set. Owner and mode are looked at first: a new file mostly has them already, and
+    to the file system each setting is a transaction.
     """
-    os.fchown(fd, wanted.uid, wanted.gid)
-    os.fchmod(fd, wanted.mode)
+    found = os.fstat(fd)
+    another_owner = found.st_uid != wanted.uid or found.st_gid != wanted.gid
+    if another_owner:
+        os.fchown(fd, wanted.uid, wanted.gid)
+    if another_owner or found.st_mode & 0o7777 != wanted.mode:
+        os.fchmod(fd, wanted.mode)
     if exactly:
         keep = {name for name, _ in wanted.xattrs}
         for name, _ in read_xattrs(fd):

@@ -186,8 +186,11 @@ class TreeRestorer(Restorer):
             async with aclosing(reader.read(streams[0])) as pieces:
                 batch = bytearray()
                 async for piece in pieces:
-                    batch += piece
                     progress.raw += len(piece)
+                    if not batch and len(piece) >= _BATCH:
+                        await run_in_thread(extractor.feed, piece)
+                        continue
+                    batch += piece
                     if len(batch) >= _BATCH:
                         await run_in_thread(extractor.feed, bytes(batch))
                         batch.clear()

@@ -1,9 +1,9 @@
 """An SQLite database file, such as Grafana's store, as one stream `sqlite.file`.
 
 BACKUP copies the database by SQLite's online backup inside one read transaction, so it is consistent while others
-write, checks the copy, and streams it. RESTORE prepares the file beside the live one, checks it, and exchanges the
-two. The live file's companions (-wal, -shm, -journal) belong to the old state and are set aside with it: beside
-another database SQLite would replay them into it.
+write, and streams the copy while a thread checks it: one that is damaged fails the backup at its end. RESTORE prepares
+the file beside the live one, checks it, and exchanges the two. The live file's companions (-wal, -shm, -journal) belong
+to the old state and are set aside with it: beside another database SQLite would replay them into it.
 """
 
 # Work by descriptor speaks os, not pathlib.
@@ -11,6 +11,7 @@ another database SQLite would replay them into it.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import secrets
@@ -19,6 +20,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,7 @@ class SqliteSource(Source):
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Snapshot]:
-        """Make and check the consistent copy. Raises SourceError, SourceUnavailable (locked for too long)."""
+        """Make the consistent copy. Raises SourceError, SourceUnavailable (locked for too long)."""
         snapshot = await run_until_stopped(
             lambda stop: _SqliteSnapshot(self.name, self._settings.path, self._staging, stop),
             discard=_SqliteSnapshot.close,
@@ -87,13 +89,19 @@ class _SqliteSnapshot:
     def __init__(self, name: str, path: Path, staging: Path, stop: threading.Event) -> None:
         self._path = path
         self._attributes = _live_attributes(path)
-        self._fd, self._journal_mode = _consistent_copy(name, path, staging, stop)
+        self._fd, self._copy, self._journal_mode = _consistent_copy(name, path, staging, stop)
+        self._checker = ThreadPoolExecutor(1, thread_name_prefix="checking-sqlite")
+        self._problem = self._checker.submit(_problem, self._copy)
         self._size = os.fstat(self._fd).st_size
         self.streams = [
             Stream(kind=STREAM, labels={"path": str(path)}, read=self._read, expected_bytes=self._size),
         ]
 
     def close(self) -> None:
+        self._problem.cancel()
+        self._copy.interrupt()
+        self._checker.shutdown()
+        self._copy.close()
         os.close(self._fd)
 
     async def _read(self) -> AsyncGenerator[bytes, None]:
@@ -108,7 +116,10 @@ class _SqliteSnapshot:
             yield piece
 
     async def facts(self) -> dict[str, Json]:
-        """Tell what the file was."""
+        """Tell what the file was, once the copy is known to be sound."""
+        problem = await asyncio.wrap_future(self._problem)
+        if problem:
+            raise _damaged(self._path, problem)
         attributes = self._attributes
         return {
             "path": str(self._path),
@@ -141,8 +152,10 @@ def _live_attributes(path: Path) -> Attributes:
         ) from exc
 
 
-def _consistent_copy(name: str, path: Path, staging: Path, stop: threading.Event) -> tuple[int, str]:
-    """Return a descriptor of a checked copy that has no name any more, and the live database's journal mode."""
+def _consistent_copy(
+    name: str, path: Path, staging: Path, stop: threading.Event
+) -> tuple[int, sqlite3.Connection, str]:
+    """Return a copy that has no name any more, as file and as database, and the live database's journal mode."""
     prefix = f"{OWN_PREFIX}{name}."
     try:
         staging.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -154,23 +167,31 @@ def _consistent_copy(name: str, path: Path, staging: Path, stop: threading.Event
         raise SourceError(f"The copy of {path} could not be made in {staging}: {exc.strerror}.") from exc
     try:
         mode = _copy_database(path, Path(copy), stop)
-        _require_sound(path, Path(copy))
+        database = _opened_copy(path, Path(copy))
     except BaseException:
         os.close(fd)
         raise
     finally:
         for suffix in ("", *COMPANIONS):
             Path(f"{copy}{suffix}").unlink(missing_ok=True)
-    return fd, mode
+    return fd, database, mode
 
 
-def _require_sound(path: Path, copy: Path) -> None:
-    problem = integrity_problem(copy)
-    if problem:
-        raise SourceError(
-            f"The SQLite database {path} is damaged: {problem}.",
-            hint="Repair it (`sqlite3 FILE .recover`) or restore it; a backup of it would be no good.",
-        )
+def _opened_copy(path: Path, copy: Path) -> sqlite3.Connection:
+    database = _unchanging(copy)
+    try:
+        database.execute("PRAGMA schema_version").fetchone()  # opens the file, as long as it has a name
+    except sqlite3.Error as exc:
+        database.close()
+        raise _damaged(path, str(exc)) from exc
+    return database
+
+
+def _damaged(path: Path, problem: str) -> SourceError:
+    return SourceError(
+        f"The SQLite database {path} is damaged: {problem}.",
+        hint="Repair it (`sqlite3 FILE .recover`) or restore it; a backup of it would be no good.",
+    )
 
 
 def _copy_database(path: Path, copy: Path, stop: threading.Event) -> str:
@@ -222,9 +243,17 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def integrity_problem(path: Path) -> str:
     """Check a database file that nobody else has open; empty when it is sound. Makes no file beside it."""
+    with closing(_unchanging(path)) as database:
+        return _problem(database)
+
+
+def _unchanging(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+
+
+def _problem(database: sqlite3.Connection) -> str:
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as database:
-            found = [str(row[0]) for row in database.execute("PRAGMA integrity_check(3)")]
+        found = [str(row[0]) for row in database.execute("PRAGMA integrity_check(3)")]
     except sqlite3.Error as exc:
         return str(exc)
     return "" if found == ["ok"] else "; ".join(found)

@@ -16,6 +16,7 @@ as GNU tar writes them. Sparse files are written in full: the compressor makes n
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from enum import Enum
 
@@ -90,7 +91,7 @@ class HeaderWriter:
             and not owner.records
             and not member.xattrs
         ):  # nearly always
-            pax = self._only_mtime + b"30 mtime=%d.%09d\n" % (seconds, nanoseconds) + self._only_mtime_padding
+            pax = b"%b30 mtime=%d.%09d\n%b" % (self._only_mtime, seconds, nanoseconds, self._only_mtime_padding)
         else:
             records = _record(b"mtime", _time(member.mtime_ns)) + _names(name, link) + owner.records + _rare(member)
             pax = self._pax_header(len(records)) + records + padding(len(records))
@@ -121,7 +122,7 @@ def padding(size: int) -> bytes:
 
 
 def _block(name: bytes, owner: _Owner, numbers: bytes, kind: bytes, link: bytes) -> bytes:
-    checksum = sum(name) + owner.total + sum(numbers) + kind[0] + sum(link)
+    checksum = owner.total + byte_sum(name + numbers + kind) + byte_sum(link)
     return b"".join(
         (
             name.ljust(100, b"\0"),
@@ -133,6 +134,14 @@ def _block(name: bytes, owner: _Owner, numbers: bytes, kind: bytes, link: bytes)
             owner.back,
         )
     )
+
+
+def byte_sum(data: bytes) -> int:
+    """Add up at most 256 bytes, in a tenth of the time of sum().
+
+    The low half of their Adler-32 is one more than their sum modulo 65521, which 256 bytes cannot reach.
+    """
+    return (zlib.adler32(data) & 0xFFFF) - 1
 
 
 def _record(key: bytes, value: bytes) -> bytes:

@@ -80,7 +80,7 @@ class TreeExtractor:
             assert member is not None
             try:
                 if piece.member is not None:
-                    self._begin(piece.member)
+                    self._begin(member)
                 if member.kind is Kind.FILE:
                     self._write(member, piece.body)
                     if piece.ends:
@@ -98,8 +98,9 @@ class TreeExtractor:
         return self.written
 
     def _begin(self, member: Member) -> None:
+        above, name = parent(member.path)
         if member.path or self._open:
-            self._climb_to(member)
+            self._climb_to(member, above)
         elif member.kind is not Kind.DIRECTORY:
             raise CorruptArchive("The tree's stream does not begin with the tree's root.")
         if member.path in self._places and member.kind is not Kind.DIRECTORY:
@@ -108,36 +109,34 @@ class TreeExtractor:
             )
         match member.kind:
             case Kind.DIRECTORY:
-                self._directory(member)
+                self._directory(member, name)
             case Kind.FILE:
-                self._file = os.open(parent(member.path)[1], _NEW_FILE, 0o600, dir_fd=self._here)
+                self._file = os.open(name, _NEW_FILE, member.mode & 0o777, dir_fd=self._here)
                 self._member, self._offset = member, 0
             case Kind.SYMLINK:
-                name = parent(member.path)[1]
                 os.symlink(member.link, name, dir_fd=self._here)
                 apply_link_attributes(name, self._here, self._attributes(member), say=self._say)
                 self.written.symlinks += 1
             case Kind.HARD_LINK:
-                self._hard_link(member)
+                self._hard_link(member, name)
 
     @property
     def _here(self) -> int:
         assert self._descent is not None
         return self._descent.fd
 
-    def _climb_to(self, member: Member) -> None:
-        above, name = parent(member.path)
+    def _climb_to(self, member: Member, above: str) -> None:
         while self._open and self._open[-1].path != above:
             if not member.path or not above.startswith(self._open[-1].path + "/"):
                 self._leave()
                 continue
             break
-        if not name or not self._open or self._open[-1].path != above:
+        if not member.path or not self._open or self._open[-1].path != above:
             raise CorruptArchive(
                 f"In the tree's stream, {encode_path(member.path)!r} does not come after its directory."
             )
 
-    def _directory(self, member: Member) -> None:
+    def _directory(self, member: Member, name: str) -> None:
         place = self._places.get(member.path)
         if place is not None:
             os.mkdir(place.name, 0o700, dir_fd=place.fd)
@@ -148,7 +147,6 @@ class TreeExtractor:
                 self._descent.jump(fd)
         else:
             assert self._descent is not None
-            name = parent(member.path)[1]
             os.mkdir(name, 0o700, dir_fd=self._here)
             self._descent.enter(name)
         self._open.append(member)
@@ -165,7 +163,7 @@ class TreeExtractor:
         except OSError as exc:
             raise _failed(member, exc) from exc
 
-    def _hard_link(self, member: Member) -> None:
+    def _hard_link(self, member: Member, new_name: str) -> None:
         link = member.link
         at = max((p for p in self._places if not p or link.startswith(p + "/")), key=len)
         place = self._places[at]
@@ -184,7 +182,7 @@ class TreeExtractor:
             target = status_at(name, fd)
             if target is None or stat.S_ISDIR(target.st_mode):
                 raise CorruptArchive(f"The tree's stream links {encode_path(member.path)!r} to what it does not hold.")
-            os.link(name, parent(member.path)[1], src_dir_fd=fd, dst_dir_fd=self._here, follow_symlinks=False)
+            os.link(name, new_name, src_dir_fd=fd, dst_dir_fd=self._here, follow_symlinks=False)
         finally:
             os.close(fd)
         self.written.hard_links += 1
