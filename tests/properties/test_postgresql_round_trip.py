@@ -139,8 +139,13 @@ def test_rows_of_any_type_come_back_in_both_formats_alone_and_together(
     def run(made: list[Made]) -> None:
         formats.update(asyncio.run(round_trip(installation, script(made))))
 
+    arrays = [
+        f"CREATE TABLE arrays_{number} AS SELECT ARRAY[{', '.join(f'{quote_literal(v)}::{kind}' for v in values)}] AS a"
+        for number, (kind, values) in enumerate(VALUES.items())
+        if "[" not in kind and kind not in ("feeling", "positive")  # domains have no array type in every version
+    ]
     every: list[Made] = [([kind], [[value] for value in (*values, None)]) for kind, values in sorted(VALUES.items())]
-    formats.update(asyncio.run(round_trip(installation, script(every))))
+    formats.update(asyncio.run(round_trip(installation, ";\n".join([script(every), *arrays]))))
     run()
     assert kind in formats
     if kind == "binary":
@@ -163,5 +168,6 @@ def test_only_types_without_oids_inside_travel_in_binary(new_postgresql: NewServ
 
     found = asyncio.run(formats())
     assert {kind for kind, name in found.items() if name == "text"} == {
-        "int4multirange", "span", "mood[]", "pair", "pair[]", "regclass", "regtype", "xml", "pg_snapshot", "xid8", "tid"
+        "int4multirange", "span", "mood[]", "pair", "pair[]", "regclass", "regtype", "tsquery", "xml", "pg_snapshot",
+        "xid8", "tid"
     }  # fmt: skip
