@@ -16,7 +16,7 @@ import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -227,6 +227,8 @@ class _Reader:
             status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             raise not_found(self._directory, self._key)
+        with suppress(OSError):  # a wish: a disk is read at twice the speed when the kernel reads further ahead
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         return _info(self._key, status)
 
     def read(self, offset: int, length: int) -> bytes:
