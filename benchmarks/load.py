@@ -29,6 +29,7 @@ LOADS: tuple[tuple[str, Way | None, dict[str, Any]], ...] = (
     ("no backup", None, {}),
     ("deviceon-backup", OURS, {}),
     ("deviceon-backup, `connections: 1`", OURS, {"connections": 1}),
+    ("deviceon-backup, `connections: 1`, `delay: 0.02`", OURS, {"connections": 1, "delay": 0.02}),
     (STREAMING.title, STREAMING, {}),
 )
 """Title, way and settings of our PostgreSQL source."""

@@ -130,11 +130,13 @@ def ratios(results: Results) -> dict[str, float | None]:
         return run.archive_bytes
 
     backups = results.of("backup", OURS)
+    streaming = middle(results.of("backup", "streaming", "backup"))
     told = {
         "backup_vs_streaming": faster("backup", "streaming"),
         "backup_vs_restic": faster("backup", "restic"),
         "backup_vs_borg": faster("backup", "borg"),
         "backup_vs_default": faster("backup", "default"),
+        "published_vs_streaming": ratio(streaming, middle(backups, published)),
         "restore_vs_streaming": faster("restore", "streaming"),
         "restore_vs_pg_restore": faster("restore", "default"),
         "cpu_limit_share": cpu_limit_share(backups, results.cores),
@@ -172,6 +174,14 @@ def targets(results: Results) -> list[Target]:
     """Return every target with what was measured."""
     told = ratios(results)
     restores = results.of("restore", OURS)
+    backups = results.of("backup", OURS)
+
+    def until_published(peer: str) -> float | None:
+        return ratio(middle(results.of("backup", peer, "backup")), middle(backups, published))
+
+    def tree(direction: str) -> float | None:
+        return ratio(middle(results.of("trees", "tar", direction)), middle(results.of("trees", OURS, direction)))
+
     rows = [phase for run in restores if (phase := _data_phase(run)) is not None]
     data = ratio(middle(results.of("restore", "data-phase")), median(rows) if rows else None)
     small = [middle(results.of("shapes", way, "backup", shape="small_tables")) for way in ("default", OURS)]
@@ -182,6 +192,10 @@ def targets(results: Results) -> list[Target]:
         Target("backup, times faster than `pg_dump -Fp | restic`", told["backup_vs_restic"], 3.5, True),
         Target("backup, times faster than `pg_dump -Fp | borg`", told["backup_vs_borg"], 3.5, True),
         Target("backup, times faster than `pg_dump -Fc | age`", told["backup_vs_default"], 5.5, True),
+        Target("the same until published: streaming", until_published("streaming"), 2.0, True),
+        Target("the same until published: restic", until_published("restic"), 3.5, True),
+        Target("the same until published: borg", until_published("borg"), 3.5, True),
+        Target("the same until published: default", until_published("default"), 5.5, True),
         Target("backup, wall time over (CPU seconds / cores)", told["cpu_limit_share"], 1.15, False),
         Target("archive's size over `pg_dump -Fp | zstd -1 | age`", told["size_ratio"], 1.03, False),
         Target("5,000 small tables, times faster than `pg_dump -Fc | age`", ratio(small[0], small[1]), 1.0, True),
@@ -189,6 +203,8 @@ def targets(results: Results) -> list[Target]:
         Target("restore, times faster than `age -d`, `pg_restore -j2`", told["restore_vs_pg_restore"], 1.3, True),
         Target("restore's data phase, times faster than `pg_restore -j2`'s", data, 1.8, True),
         Target("restore, wall time over (CPU seconds / cores)", cpu_limit_share(restores, results.cores), 1.15, False),
+        Target("100,000 small files, backup, times faster than `tar | zstd -1`", tree("backup"), 1.0, True),
+        Target("100,000 small files, restore, times faster than `zstd -d | tar -x`", tree("restore"), 1.0, True),
         Target("peak memory of all our backups, MiB", _peak_of_all(results, "backup"), 160, False),
         Target("peak memory of all our restores, MiB", _peak_of_all(results, "restore"), 160, False),
         Target("backup's peak memory, largest size over smallest", growth_of_peak(results, "backup"), 1.15, False),

@@ -232,8 +232,8 @@ async def tables(connection: Connection) -> list[Table]:
             SELECT unnest(e.extconfig) AS oid, unnest(e.extcondition) AS condition FROM pg_catalog.pg_extension e)
         SELECT c.oid::bigint, n.nspname::text AS schema, c.relname::text AS name,
                coalesce(pg_relation_size(c.oid), 0)::bigint AS heap,
-               coalesce(pg_relation_size(c.oid) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0), 0)::bigint
-                   AS bytes, -- pg_table_size looks at ten files of each table, which takes long where there are many
+               -- not pg_table_size: it looks at ten files of each table, which takes long where there are many
+               coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0)::bigint AS toast,
                k.oid IS NOT NULL AS configuration, coalesce(k.condition, '') AS condition,
                CASE WHEN c.relispartition THEN (
                    SELECT ARRAY[rn.nspname::text, rc.relname::text]
@@ -259,7 +259,7 @@ async def tables(connection: Connection) -> list[Table]:
                 schema=row["schema"],
                 name=row["name"],
                 pages=row["heap"] // 8192,
-                bytes=row["bytes"],
+                bytes=row["heap"] + row["toast"],
                 columns=names,
                 binary=bool(binary and utf8 and names),
                 condition=row["condition"],
