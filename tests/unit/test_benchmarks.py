@@ -44,6 +44,7 @@ def test_ratios_are_of_medians_and_above_1_when_ours_is_faster() -> None:
         "backup_vs_restic": None,
         "backup_vs_borg": None,
         "backup_vs_default": None,
+        "published_vs_streaming": 3.429,
         "restore_vs_streaming": None,
         "restore_vs_pg_restore": 1.5,
         "cpu_limit_share": 1.333,
