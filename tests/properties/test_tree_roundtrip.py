@@ -156,6 +156,8 @@ def test_gnu_tar_and_bsdtar_unpack_any_tree_by_hand(tree: Tree) -> None:
             "bsd": ["bsdtar", "-x", "-p", "-f", "tree.tar", "--numeric-owner", "--xattrs", "-C"],
         }
         for name, command in commands.items():
+            if name == "bsd" and any(path.startswith("\\") for path in before):
+                continue  # bsdtar takes a backslash away from the front of a name, as it does a slash
             (top / name).mkdir()
             done = subprocess.run([*command, name], cwd=top, capture_output=True, check=False)
             assert done.returncode == 0, done.stderr
