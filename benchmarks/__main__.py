@@ -25,7 +25,7 @@ from benchmarks.results import Results, ratios
 from benchmarks.sections import GROWTH, SECTIONS, Bench, run_section
 from demo.postgresql_server import PostgresqlFailed, find_programs
 
-SIZE = 1.0
+SIZE = 2.0
 ROUNDS = 3
 _QUIET = 0.7  # load average
 _PROJECT = Path(__file__).parent.parent

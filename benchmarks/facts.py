@@ -18,7 +18,7 @@ _PROGRAMS = {
     "borg": ["borg", "--version"],
 }
 _NAME = 'PRETTY_NAME="(.*)"'
-_LIBRARIES = ("asyncpg", "backports.zstd", "cryptography", "isal", "uvloop")
+_LIBRARIES = ("asyncpg", "cryptography", "isal", "uvloop", "zstandard")
 
 
 def cores() -> int:

@@ -28,9 +28,9 @@ from benchmarks.results import MIB, Results, Run
 from benchmarks.running import archive_bytes, restore_archive, tidy, write_archive
 from benchmarks.tree_rounds import measure_trees
 
-GROWTH = (0.5, 1.0, 2.0, 4.0, 8.0)
+GROWTH = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Sizes of the section `growth`, as multiples of the size asked for; the first three in a short round."""
-_WITH_PSQL_UP_TO = 2.0  # of these multiples: psql's way back is the slowest of all
+_WITH_PSQL_UP_TO = 1.0  # of these multiples: psql's way back is the slowest of all
 
 
 @dataclass(slots=True)
@@ -135,7 +135,7 @@ def shapes(bench: Bench) -> None:
 
 
 def growth(bench: Bench) -> None:
-    """Ours and the streaming peer from half the size to eight times as much, one round each."""
+    """Ours and the streaming peer from a quarter of the size to four times as much, one round each."""
     for multiple in bench.growth:
         size = multiple * bench.size
         with bench.machine("devices", size) as machine:

@@ -22,7 +22,7 @@ from service.journal import Journal, journals
 from service.pipeline.unpack import ArchiveReader, peek
 from service.progress import Progress
 from service.server_version import server_version
-from service.sources.base import PlanItem, Restorer
+from service.sources.base import PlanItem, Restorer, StoredSource
 from service.state_directory import only_job
 from storage_backends import local_directory
 
@@ -122,10 +122,24 @@ async def _plan(config: Config, reader: ArchiveReader, archive: str) -> RestoreP
         except ConfigError as error:
             plan.obstacles.append(Obstacle("SOURCE_NOT_CONFIGURED", str(error), error.hint))
             continue
+        plan.obstacles.extend(_unknown_kinds(stored, restorer))
         items, obstacles = await restorer.plan(stored)
         plan.items.extend(items)
         plan.obstacles.extend(obstacles)
     return plan
+
+
+def _unknown_kinds(stored: StoredSource, restorer: Restorer) -> list[Obstacle]:
+    unknown = sorted({stream.kind for stream in stored.streams} - restorer.kinds)
+    if not unknown:
+        return []
+    return [
+        Obstacle(
+            "STREAM_KIND_UNKNOWN",
+            f"source {stored.name} has streams that this version cannot restore: {', '.join(unknown)}",
+            "Restore with the version of deviceon-backup that wrote the archive, or a newer one.",
+        )
+    ]
 
 
 def _preserve(config: Config, reader: ArchiveReader, archive: str) -> list[Path]:

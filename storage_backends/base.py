@@ -122,6 +122,8 @@ class StorageBackend(ABC):
     async def put(self, key: str, data: AsyncIterable[bytes | bytearray], *, overwrite: bool = False) -> ObjectInfo:
         """Store what `data` yields under `key`. Pulls `data` no faster than it can write, in bounded memory.
 
+        A piece that was yielded is not changed any more.
+
         The object becomes visible after `data` ended without an exception and every byte is durable; on any
         exception (also cancellation) nothing becomes visible and nothing is left behind that `sweep` cannot find.
         Raises ObjectExists (early when it can, at the latest when publishing), TargetFull, AccessDenied,

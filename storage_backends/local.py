@@ -83,9 +83,7 @@ class LocalBackend(StorageBackend):
         with ThreadPoolExecutor(1, thread_name_prefix="target-get") as thread:
             reader = _Reader(self._directory, key)
             try:
-                if self._not_made_yet():
-                    raise not_found(self._directory, key)
-                info = await _settled(_start(thread, reader.open))
+                info = await _settled(_start(thread, self._open, reader))
                 if etag is not None and info.etag != etag:
                     raise ObjectChanged(f"{self._directory / key} is not the file that was looked at before")
                 end = info.size if length is None else min(info.size, offset + length)
@@ -136,7 +134,13 @@ class LocalBackend(StorageBackend):
 
     def _not_made_yet(self) -> bool:
         """Say whether there is no directory because nothing was written yet: then there are no objects either."""
-        return self._auto_mkdir and not self._directory.exists()
+        with mapped_errors(self._directory):
+            return self._auto_mkdir and not self._directory.exists()
+
+    def _open(self, reader: _Reader) -> ObjectInfo:
+        if self._not_made_yet():
+            raise not_found(self._directory, reader.key)
+        return reader.open()
 
     def _list(self, prefix: str) -> list[ObjectInfo]:
         if self._not_made_yet():
@@ -171,8 +175,9 @@ class LocalBackend(StorageBackend):
 
     def _free_bytes(self) -> int:
         there = self._directory
-        while self._auto_mkdir and not there.exists():
-            there = there.parent
+        with mapped_errors(self._directory):
+            while self._auto_mkdir and not there.exists():
+                there = there.parent
         with closing(_Directory(there)) as directory, mapped_errors(self._directory):
             space = os.fstatvfs(directory.fd)
             return space.f_bavail * space.f_frsize
@@ -211,28 +216,28 @@ class _Reader:
 
     def __init__(self, directory: Path, key: str) -> None:
         self._directory = directory
-        self._key = key
+        self.key = key
         self._fd = -1
 
     def open(self) -> ObjectInfo:
         # O_NONBLOCK: opening a FIFO would otherwise wait for its writer. It changes nothing for regular files.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        with closing(_Directory(self._directory)) as directory, mapped_errors(self._directory, self._key):
+        with closing(_Directory(self._directory)) as directory, mapped_errors(self._directory, self.key):
             try:
-                self._fd = os.open(self._key, flags, dir_fd=directory.fd)
+                self._fd = os.open(self.key, flags, dir_fd=directory.fd)
             except OSError as exc:
                 if exc.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
-                    raise not_found(self._directory, self._key) from exc
+                    raise not_found(self._directory, self.key) from exc
                 raise
             status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
-            raise not_found(self._directory, self._key)
+            raise not_found(self._directory, self.key)
         with suppress(OSError):  # a wish: a disk is read at twice the speed when the kernel reads further ahead
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        return _info(self._key, status)
+        return _info(self.key, status)
 
     def read(self, offset: int, length: int) -> bytes:
-        with mapped_errors(self._directory, self._key):
+        with mapped_errors(self._directory, self.key):
             return os.pread(self._fd, length, offset)
 
     def close(self) -> None:

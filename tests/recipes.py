@@ -27,6 +27,7 @@ class Installation:
     source: dict[str, Any] = field(default_factory=dict)
     sealing: dict[str, Any] = field(default_factory=lambda: {"mode": "off"})
     more_sources: list[dict[str, Any]] = field(default_factory=list)
+    compression: dict[str, Any] = field(default_factory=lambda: {"chunk_bytes": 256 * 1024})
     version: str = "5.4.1"
     said: list[str] = field(default_factory=list)
 
@@ -44,7 +45,7 @@ class Installation:
                 "target": {"url": f"file://{self.target}"},
                 "state_dir": str(self.root / "state"),
                 "sealing": self.sealing,
-                "compression": {"chunk_bytes": 256 * 1024},
+                "compression": self.compression,
                 "sources": [self.server.source_settings(**self.source), *self.more_sources],
             },
             strict=False,

@@ -17,7 +17,7 @@ CANDIDATES: Final = (1, 3, 6)
 TRIALS: Final = 6
 """So many chunks are compressed at each candidate level before `auto` decides."""
 TRIAL_BYTES: Final = 1 << 20
-"""Smaller chunks tell too little."""
+"""Smaller chunks tell too little, unless all are smaller."""
 WORTH_IT: Final = 0.97
 """A higher level has to gain this much."""
 LINE_RATE: Final = 100e6
@@ -31,8 +31,11 @@ class Compressor:
     together. Processor time is measured, so that what else the machine does has no say.
     """
 
-    def __init__(self, level: Level, *, clock: Callable[[], float] = time.thread_time) -> None:
+    def __init__(
+        self, level: Level, *, chunk_bytes: int = TRIAL_BYTES, clock: Callable[[], float] = time.thread_time
+    ) -> None:
         self._clock = clock
+        self._trial_bytes = min(TRIAL_BYTES, chunk_bytes)
         self._chosen = None if level == "auto" else level
         self._cost = dict.fromkeys(CANDIDATES, 0.0)
         self._trials = 0
@@ -45,7 +48,7 @@ class Compressor:
 
     def compress(self, raw: bytes | bytearray | memoryview) -> bytes:
         """Return `raw` as one zstd frame; see `service.archive.chunk.compress`."""
-        if self._chosen is not None or len(raw) < TRIAL_BYTES:
+        if self._chosen is not None or len(raw) < self._trial_bytes:
             return compress(raw, level=self.level)
         frames: dict[int, bytes] = {}
         cost: dict[int, float] = {}

@@ -112,7 +112,7 @@ class _Packing:
         self._keys = keys
         self._sources = [(name, kind, snapshot, list(snapshot.streams)) for name, kind, snapshot in sources]
         self._compression = compression
-        self.compressor = Compressor(compression.level)
+        self.compressor = Compressor(compression.level, chunk_bytes=compression.chunk_bytes)
         self._progress = progress
         self._clock = clock
         self._tool_version = tool_version

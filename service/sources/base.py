@@ -134,6 +134,9 @@ class PlanItem:
 class Restorer(ABC):
     """Brings one source back; see the module's text for the states."""
 
+    kinds: frozenset[str]
+    """The kinds of streams that it restores. An archive with another one is newer, and refused."""
+
     @abstractmethod
     async def plan(self, stored: StoredSource) -> tuple[list[PlanItem], list[Obstacle]]:
         """Say what a restore would do and what stands in its way. Touches nothing."""

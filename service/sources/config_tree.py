@@ -122,6 +122,8 @@ class _TreeSnapshot:
 class TreeRestorer(Restorer):
     """Brings one directory back. `preserve` are files inside it that are not this source's to replace."""
 
+    kinds = frozenset({STREAM})
+
     def __init__(self, settings: TreeSettings, *, preserve: Sequence[Path] = ()) -> None:
         self._settings = settings
         self._preserve = tuple(preserve)

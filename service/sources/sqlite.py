@@ -80,7 +80,7 @@ class SqliteSource(Source):
         try:
             yield snapshot
         finally:
-            snapshot.close()
+            await run_in_thread(snapshot.close)  # it waits for the check, which may take long to notice
 
 
 class _SqliteSnapshot:
@@ -261,6 +261,8 @@ def _problem(database: sqlite3.Connection) -> str:
 
 class SqliteRestorer(Restorer):
     """Brings one SQLite file back. Whoever uses the database must be stopped before `swap`."""
+
+    kinds = frozenset({STREAM})
 
     def __init__(self, settings: SqliteSettings) -> None:
         self._settings = settings

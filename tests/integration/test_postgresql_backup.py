@@ -6,13 +6,18 @@ import asyncio
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 
+from demo.compare import diff, fingerprint
 from demo.postgresql_server import PostgresqlServer
 from service.backup import backup
+from service.catalog import opened
 from service.errors import JobRefused, SourceError, SourceUnavailable
+from service.pipeline import level
+from service.sources.postgresql import copy_out, rows
 from tests.recipes import Installation, eventually
 
 BIG_TABLE = """CREATE TABLE big AS
@@ -249,3 +254,54 @@ async def test_connections_show_their_name_to_the_server(installation: Installat
         assert sum(row[1] for row in rows) <= 2
     await running
     assert names == {"nightly"}
+
+
+async def test_many_small_tables_of_several_databases_share_streams_and_one_connection(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "_TOGETHER", 3)
+    monkeypatch.setattr(copy_out, "_TABLES_PER_TRANSACTION", 4)
+    installation.source = {"connections": 1, "include": ["a", "b"]}
+    for database in ("a", "b"):
+        await installation.server.execute(f"CREATE DATABASE {database}")
+        tables = "; ".join(f"CREATE TABLE t{n} AS SELECT {n} AS n, '{database}' AS d" for n in range(11))
+        await installation.server.execute(tables, database=database)
+    before = await fingerprint(installation.server, ["a", "b"])
+    archive = (await installation.backup()).name
+    async with opened(installation.config, archive) as reader:
+        shared = [one.details for one in reader.manifest.streams if one.kind == rows.SMALL_TABLES]
+    assert sorted(len(details["tables"]) for details in shared) == [2, 2, 3, 3, 3, 3, 3, 3]
+    assert sum(details["rows"] for details in shared) == 22
+    for database in ("a", "b"):
+        await installation.server.execute("DELETE FROM t3; DROP TABLE t4", database=database)
+    await installation.restore(archive)
+    await installation.commit()
+    assert diff(before, await fingerprint(installation.server, ["a", "b"])) == []
+
+
+async def test_a_session_that_ends_between_small_tables_leaves_no_archive(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = "; ".join(f"CREATE TABLE t{n} AS SELECT {n} AS n" for n in range(10))
+    await installation.server.execute(tables)
+    read = rows._copy_out
+
+    async def cut_off(connection: Any, table: Any, condition: str, connections: Any, told: Any) -> Any:
+        if table.name == "t5":
+            await installation.server.execute(
+                f"SELECT pg_terminate_backend({connection.get_server_pid()})",
+            )
+        async for piece in read(connection, table, condition, connections, told):
+            yield piece
+
+    monkeypatch.setattr(rows, "_copy_out", cut_off)
+    await failing_backup(installation, SourceError, "t5")
+
+
+async def test_level_auto_is_decided_during_a_backup(installation: Installation) -> None:
+    await installation.server.execute(BIG_TABLE)
+    installation.compression = {"level": "auto", "chunk_bytes": 256 * 1024}
+    result = await installation.backup()
+    assert result.compression_level in level.CANDIDATES
+    async with opened(installation.config, result.name) as reader:
+        await reader.verify(installation.progress())

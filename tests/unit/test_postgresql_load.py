@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -14,9 +13,9 @@ import pytest
 from service.config import PostgresqlSettings
 from service.errors import StageFailed
 from service.sources.base import StoredStream
+from service.sources.postgresql.connect import at_once
 from service.sources.postgresql.copy_out import pull
-from service.sources.postgresql.dump import parallel_reads
-from service.sources.postgresql.load import Cut, Load, Size, divide, tables_of
+from service.sources.postgresql.load import Cut, Load, Size, divide, lacking, tables_of
 
 MIB = 1 << 20
 
@@ -79,10 +78,18 @@ async def pieces(*contents: bytes) -> AsyncGenerator[bytes, None]:
         yield content
 
 
+@pytest.mark.parametrize(
+    ("parts", "count", "expected"), [([0, 1, 2], 3, False), ([0, 2], 3, True), ([0, 0], 2, True), ([0], 1, False)]
+)
+def test_a_missing_part_of_a_table_is_noticed(parts: list[int], count: int, expected: bool) -> None:
+    streams = [rows("big", MIB, part=part, parts=count) for part in parts]
+    assert lacking([*streams, small_tables(1)]) == expected
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 50])
 async def test_a_shared_stream_is_cut_where_its_tables_end(size: int) -> None:
     whole = b"one" + b"" + b"three and more" + b"4"
-    cut = Cut(pieces(*(whole[at : at + size] for at in range(0, len(whole), size))))
+    cut = Cut(pieces(*(piece for at in range(0, len(whole), size) for piece in (whole[at : at + size], b""))))
     found = [b"".join([piece async for piece in cut.take(length)]) for length in (3, 0, 14, 1)]
     assert found == [b"one", b"", b"three and more", b"4"]
     assert await cut.ended()
@@ -103,23 +110,23 @@ def settings(**change: Any) -> PostgresqlSettings:
 
 
 @pytest.mark.parametrize(
-    ("change", "cores", "free", "expected"),
+    ("change", "default", "free", "expected"),
     [
-        ({}, 2, 100, 3),
-        ({}, 16, 100, 8),
-        ({}, 2, 4, 2),
-        ({}, 2, 0, 1),
-        ({}, 2, -3, 1),
-        ({"connections": 12}, 2, 100, 12),
-        ({"connections": 12}, 2, 10, 5),
-        ({"connections": 12, "max_connections_share": 1.0}, 2, 10, 10),
+        ({}, 3, 100, 3),
+        ({}, 3, 4, 2),
+        ({}, 3, 0, 1),
+        ({}, 3, -3, 1),
+        ({"connections": 12}, 3, 100, 12),
+        ({"connections": 12}, 3, 10, 5),
+        ({"connections": 1}, 3, 100, 1),
+        ({"connections": 12, "max_connections_share": 1.0}, 3, 10, 10),
         ({"max_connections_share": 0.1}, 8, 50, 5),
     ],
 )
-def test_connections_follow_the_cores_within_the_share_of_what_the_server_has_free(
-    change: dict[str, Any], cores: int, free: int, expected: int
+def test_connections_stay_within_the_share_of_what_the_server_has_free(
+    change: dict[str, Any], default: int, free: int, expected: int
 ) -> None:
-    assert parallel_reads(settings(**change), cores=cores, free=free) == expected
+    assert at_once(settings(**change), default=default, free=free) == expected
 
 
 async def test_a_delay_holds_back_whoever_sends() -> None:
@@ -135,32 +142,30 @@ async def test_a_delay_holds_back_whoever_sends() -> None:
     assert len(pieces) == 9
 
 
-async def test_after_small_pieces_of_a_big_table_the_sender_is_left_to_fill_the_buffer() -> None:
-    asked: list[float] = []
+@pytest.mark.parametrize(
+    ("sizes", "pauses"),
+    [
+        pytest.param([8192] * 20, [], id="a small table is never waited for"),
+        pytest.param([MIB, 8192, MIB, 262144, 8192], [1, 4], id="after small pieces of a big one the buffer may fill"),
+    ],
+)
+async def test_a_reader_pauses_only_when_it_has_caught_up_with_a_big_table(
+    sizes: list[int], pauses: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    paused: list[tuple[int, float]] = []
+    real_sleep = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        paused.append((len(sent) - 1, seconds))
+        await real_sleep(0)
 
     async def copy(output: Any) -> str:
-        await output(bytes(MIB))
-        for size in (8192, 8192, MIB, MIB, 8192):
-            asked.append(time.monotonic())
+        for size in sizes:
+            sent.append(size)
             await output(bytes(size))
-        asked.append(time.monotonic())
-        return "COPY 6"
+        return f"COPY {len(sizes)}"
 
-    async for _ in pull(copy, abort=lambda: None):
-        await asyncio.sleep(0)
-    waits = [later - sooner for sooner, later in itertools.pairwise(asked)]
-    assert min(waits[0], waits[1], waits[4]) >= 0.0015
-    assert len(asked) == 6
-
-
-async def test_a_small_table_is_never_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def no_sleep(_: float) -> None:
-        raise AssertionError("a small table was held up")
-
-    async def copy(output: Any) -> str:
-        for _ in range(20):
-            await output(bytes(8192))
-        return "COPY 20"
-
-    monkeypatch.setattr(asyncio, "sleep", no_sleep)
-    assert len([piece async for piece in pull(copy, abort=lambda: None)]) == 21
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    assert len([piece async for piece in pull(copy, abort=lambda: None)]) == len(sizes) + 1
+    assert paused == [(at, 0.002) for at in pauses]

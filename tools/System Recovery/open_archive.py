@@ -813,14 +813,22 @@ def write_tables(directory: str, pieces: Iterable[bytes], stream: Members) -> No
         raise Problem(f"stream {stream['id']} does not say where its tables end") from None
     if sum(size for _, _, size in tables) != stream["bytes"] or any(size < 0 for _, _, size in tables):
         raise Problem(f"stream {stream['id']} does not say where its tables end")
-    os.makedirs(directory, mode=0o700)
-    whole = os.path.join(directory, "whole")
+    whole = directory + ".whole"
     write_whole(whole, pieces)
+    os.makedirs(directory, mode=0o700)
     with open(whole, "rb") as file:
         for number, (schema, table, size) in enumerate(tables):
             name = re.sub(r"[^A-Za-z0-9._=-]+", "_", f"{schema}.{table}")[:120]
-            write_whole(os.path.join(directory, f"{number:03d}-{name}.copy"), [file.read(size)])
+            write_whole(os.path.join(directory, f"{number:03d}-{name}.copy"), pieces_of(file, size))
     os.unlink(whole)
+
+
+def pieces_of(file: BinaryIO, size: int) -> Iterable[bytes]:
+    """Yield the next bytes of a file."""
+    while size > 0:
+        piece = file.read(min(size, 1 << 20))
+        size -= len(piece)
+        yield piece
 
 
 def write_whole(path: str, pieces: Iterable[bytes], _: Members | None = None) -> None:

@@ -112,6 +112,15 @@ async def server_facts(connection: Connection) -> dict[str, Any]:
     return dict(row)
 
 
+async def free_connections(connection: Connection) -> int:
+    """Say how many more sessions the server takes from others than superusers."""
+    free: int = await connection.fetchval(
+        """SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+                  - (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend')"""
+    )
+    return free
+
+
 async def databases(connection: Connection) -> list[dict[str, Any]]:
     """Describe every database but template0 and template1, ordered by name."""
     version = connection.get_server_version().major

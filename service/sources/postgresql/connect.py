@@ -62,6 +62,11 @@ def qualified(schema: str, name: str) -> str:
     return f"{quote_identifier(schema)}.{quote_identifier(name)}"
 
 
+def at_once(settings: PostgresqlSettings, *, default: int, free: int) -> int:
+    """How many connections to work on: as many as configured, or else `default`, within the share of what is free."""
+    return max(1, min(settings.connections or default, int(free * settings.max_connections_share)))
+
+
 @contextlib.contextmanager
 def errors_as_source(doing: str) -> Iterator[None]:
     """Map the driver's and the operating system's errors; `doing` completes 'PostgreSQL failed while ...'."""
@@ -87,7 +92,7 @@ def errors_as_source(doing: str) -> Iterator[None]:
             f"a table stayed locked while {doing}: {error}",
             hint="Another session holds an exclusive lock (see pg_locks); run again when it is done.",
         ) from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise SourceError(f"PostgreSQL failed while {doing}: {error}", hint="Look at the server's log.") from error
     except (OSError, TimeoutError) as error:
         raise SourceUnavailable(

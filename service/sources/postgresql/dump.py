@@ -17,7 +17,7 @@ from service.errors import SourceError, SourceUnavailable
 from service.sources.base import Source, Stream
 from service.sources.postgresql import catalog, roles, tools
 from service.sources.postgresql.catalog import Table
-from service.sources.postgresql.connect import Connection, connection_to, errors_as_source
+from service.sources.postgresql.connect import Connection, at_once, connection_to, errors_as_source
 from service.sources.postgresql.copy_out import Connections
 from service.sources.postgresql.rows import Held, row_streams
 
@@ -92,7 +92,7 @@ async def _open(settings: PostgresqlSettings, stack: contextlib.AsyncExitStack) 
         with errors_as_source("reading the list of databases"):
             server = await catalog.server_facts(connection)
             every = await catalog.databases(connection)
-            free = await _free_connections(connection)
+            free = await catalog.free_connections(connection)
     chosen, excluded = catalog.select(every, settings.include, settings.exclude)
     directory = tools.client_directory(settings, server["server_version_num"])
     version = await tools.client_version(directory, server["server_version_num"])
@@ -111,7 +111,8 @@ async def _open(settings: PostgresqlSettings, stack: contextlib.AsyncExitStack) 
         warnings.append(f"role {server['role']!r} is no superuser: the passwords of roles are not in this backup")
     if labels:
         warnings.append("security labels of roles and databases are not in this backup")
-    parallel = parallel_reads(settings, cores=len(os.sched_getaffinity(0)), free=free - len(databases))
+    cores = len(os.sched_getaffinity(0))  # one connection more keeps them busy
+    parallel = at_once(settings, default=min(cores + 1, 8), free=free - len(databases))
     connections = Connections(settings, limit=parallel)
     stack.push_async_callback(connections.close)
     facts = {
@@ -123,20 +124,6 @@ async def _open(settings: PostgresqlSettings, stack: contextlib.AsyncExitStack) 
     }
     streams = _streams(settings, directory, databases, connections, cluster)
     return PostgresqlSnapshot(streams=streams, parallel=parallel, _facts=facts, _databases=databases)
-
-
-async def _free_connections(connection: Connection) -> int:
-    free: int = await connection.fetchval(
-        """SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-                  - (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend')"""
-    )
-    return free
-
-
-def parallel_reads(settings: PostgresqlSettings, *, cores: int, free: int) -> int:
-    """How many streams to read at once: one more than the cores keeps them busy, if the server has that many free."""
-    wanted = settings.connections or min(cores + 1, 8)
-    return max(1, min(wanted, int(free * settings.max_connections_share)))
 
 
 async def _hold(settings: PostgresqlSettings, name: str, stack: contextlib.AsyncExitStack) -> _Database:

@@ -12,7 +12,7 @@ from typing import Any
 from service.errors import SourceError, StageFailed
 from service.sources.base import StoredStream
 from service.sources.postgresql.connect import Connection, errors_as_source, qualified
-from service.sources.postgresql.rows import SMALL_TABLES
+from service.sources.postgresql.rows import ROWS, SMALL_TABLES
 
 _FREEZE_BYTES = 1 << 20
 """A smaller table is not worth the TRUNCATE that freezing asks for."""
@@ -90,6 +90,15 @@ def tables_of(streams: Sequence[StoredStream]) -> dict[tuple[str, str], Size]:
             total.bytes += size
             total.rows += rows
     return found
+
+
+def lacking(streams: Sequence[StoredStream]) -> bool:
+    """Say whether a part of a table is missing."""
+    parts: dict[tuple[str, str, int], list[int]] = {}
+    for stream in streams:
+        if stream.kind == ROWS:
+            parts.setdefault((*table_of(stream), stream.details["parts"]), []).append(stream.details["part"])
+    return any(sorted(found) != list(range(key[-1])) for key, found in parts.items())
 
 
 async def load(
@@ -188,11 +197,9 @@ class Cut:
 
     async def take(self, size: int) -> AsyncGenerator[bytes, None]:
         """Yield the next `size` bytes."""
-        while size:
-            if not self._rest:
-                self._rest = memoryview(await anext(self._pieces, b""))
-                if not self._rest:
-                    raise StageFailed("the archive holds fewer rows of small tables than it tells of")
+        while size > 0:
+            if not await self._more():
+                raise StageFailed("the archive holds fewer rows of small tables than it tells of")
             piece = self._rest[:size]
             self._rest = self._rest[len(piece) :]
             size -= len(piece)
@@ -200,7 +207,16 @@ class Cut:
 
     async def ended(self) -> bool:
         """Say whether nothing is left; only then is the whole stream known to be what was archived."""
-        return not self._rest and not await anext(self._pieces, b"")
+        return not await self._more()
+
+    async def _more(self) -> bool:
+        """Say whether there is a byte left; an empty piece is not the end."""
+        while not self._rest:
+            try:
+                self._rest = memoryview(await anext(self._pieces))
+            except StopAsyncIteration:
+                return False
+        return True
 
 
 async def together(work: Iterable[Coroutine[None, None, None]]) -> None:

@@ -8,11 +8,15 @@ from service.config import PostgresqlSettings
 from service.errors import Obstacle
 from service.progress import Progress
 from service.sources.base import PlanItem, Record, Restorer, StoredSource, StreamReader
-from service.sources.postgresql import preflight, stage, swap
+from service.sources.postgresql import preflight, rows, stage, swap
 
 
 class PostgresqlRestorer(Restorer):
     """Brings back the databases and roles of one archived server."""
+
+    kinds = frozenset(
+        {"postgresql.globals", "postgresql.schema", "postgresql.large_objects", rows.ROWS, rows.SMALL_TABLES}
+    )
 
     def __init__(self, settings: PostgresqlSettings) -> None:
         self._settings = settings

@@ -25,7 +25,7 @@ _PART_PAGES = 16384
 _SMALL_BYTES = 128 << 10
 """Tables up to this size on disk are small."""
 _TOGETHER = 100
-"""So many small tables are one stream: what a worker's transaction locks stays within max_locks_per_transaction."""
+"""So many small tables are one stream at most: a few megabytes, and few locks for a worker's transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,8 @@ async def _copy_out(
     options = {"format": described["format"], "encoding": described["encoding"]}
     if options["format"] == "binary":
         del options["encoding"]  # binary text is in the client's encoding, which is UTF8
-    if condition := table.condition or condition:
+    condition = table.condition or condition
+    if condition:
         columns = ", ".join(quote_identifier(column) for column in table.columns)
         query = f"SELECT {columns} FROM ONLY {table.qualified} {condition}"
         copy = partial(connection.copy_from_query, query, **options)

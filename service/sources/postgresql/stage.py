@@ -17,13 +17,14 @@ from service.sources.base import Record, StoredSource, StoredStream, StreamReade
 from service.sources.postgresql import catalog, roles, tools
 from service.sources.postgresql.connect import (
     Connection,
+    at_once,
     connection_to,
     errors_as_source,
     qualified,
     quote_identifier,
     quote_literal,
 )
-from service.sources.postgresql.load import load, tables_of, together
+from service.sources.postgresql.load import lacking, load, tables_of, together
 from service.sources.postgresql.rows import ROWS, SMALL_TABLES
 
 _NAME_BYTES = 63
@@ -52,6 +53,8 @@ async def stage(
     async with connection_to(settings, maintenance) as connection:
         with errors_as_source("preparing the restore"):
             server = await catalog.server_facts(connection)
+            cores = len(os.sched_getaffinity(0))
+            jobs = at_once(settings, default=min(cores, 8), free=await catalog.free_connections(connection))
             await _journal(connection, record, databases, wanted)
             await save()
             for name in record["roles_created"]:
@@ -63,7 +66,7 @@ async def stage(
     directory = tools.client_directory(settings, server["server_version_num"])
     for database, entry in zip(databases, record["databases"], strict=True):
         streams = [stream for stream in stored.streams if stream.labels.get("database") == database["name"]]
-        build = _Build(settings, directory, database, entry["scratch"], streams, reader, progress)
+        build = _Build(settings, directory, database, entry["scratch"], streams, reader, progress, jobs=jobs)
         await build.run()
     async with connection_to(settings, maintenance) as connection:
         with errors_as_source("applying the settings of the databases"):
@@ -146,6 +149,8 @@ class _Build:
         streams: Sequence[StoredStream],
         reader: StreamReader,
         progress: Progress,
+        *,
+        jobs: int,
     ) -> None:
         self._settings = settings
         self._directory = directory
@@ -156,11 +161,11 @@ class _Build:
         self._large_objects = [stream for stream in streams if stream.kind == "postgresql.large_objects"]
         self._reader = reader
         self._progress = progress
-        self._jobs = settings.connections or len(os.sched_getaffinity(0))
+        self._jobs = jobs
 
     async def run(self) -> None:
         """Create the definitions, load, then build indexes and constraints on the loaded data, and check."""
-        if len(self._schemas) != 1 or self._database["tables"] != len(tables_of(self._rows)):
+        if len(self._schemas) != 1 or self._database["tables"] != len(tables_of(self._rows)) or lacking(self._rows):
             raise StageFailed(f"the archive does not hold every stream of database {self._database['name']!r}")
         self._progress.say(f"Restoring database {self._database['name']} beside the live one")
         with tools.anonymous_file("schema") as schema:
@@ -230,7 +235,7 @@ class _Build:
 
         async def analyze(connection: Connection) -> None:
             while waiting:
-                await connection.execute(f"ANALYZE {waiting.pop()}")
+                await self._analyze(connection, waiting.pop())
 
         async def views_first() -> None:
             async with self._open("filling the materialized views") as connection:
@@ -252,6 +257,17 @@ class _Build:
                     f" {part}: {_difference(self._database[part], inside[part])}",
                     hint="Nothing live was changed. Please report this with the output of `inspect --json`.",
                 )
+
+    async def _analyze(self, connection: Connection, table: str) -> None:
+        """Gather the statistics of one table. Where that cannot be, the planner does without, which is told."""
+        try:
+            await connection.execute(f"ANALYZE {table}")
+        except asyncpg.PostgresError as error:
+            if connection.is_closed():
+                raise
+            self._progress.say(
+                f"Warning: there are no statistics of table {table} of database {self._database['name']}: {error}"
+            )
 
     async def _refresh(self, connection: Connection) -> None:
         """Fill the materialized views. One that cannot be is derived data and stays empty, which is told."""
