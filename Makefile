@@ -10,7 +10,7 @@ ONLY ?=
 KEEP ?=
 PUBLISH ?=
 BENCH = $(if $(SIZE),--size $(SIZE)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(addprefix --only ,$(ONLY)) \
-	$(if $(KEEP),--keep $(KEEP)) $(if $(PUBLISH),--publish)
+	$(if $(KEEP),--keep '$(KEEP)') $(if $(PUBLISH),--publish)
 SHELL_SCRIPTS = $(shell git ls-files -z | xargs -0 grep -lIE '^\#!.*/(env )?(ba)?sh$$' -- 2>/dev/null | tr ' ' '?')
 
 .DELETE_ON_ERROR:

@@ -7,11 +7,12 @@ They find in the environment: DB, RESTORED (databases), OUT (an empty directory 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _PSQL = 'psql -X -q -v ON_ERROR_STOP=1 -o /dev/null -d "$RESTORED"'
 _CREATE = 'createdb -T template0 "$RESTORED"'
-_PG_RESTORE = 'pg_restore -j2 --exit-on-error -d "$RESTORED"'
+_PG_RESTORE = 'pg_restore -j"$(nproc)" --exit-on-error -d "$RESTORED"'
+_ANALYZE = 'vacuumdb --analyze-only -q -j"$(nproc)" -d "$RESTORED"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ DEFAULT = Way(
 DIRECTORY = Way(
     "directory",
     "pg_dump -Fd -j2, tar | age",
-    'pg_dump -Fd -j2 -f "$STAGING" "$DB" && tar -C "$STAGING" -c . | age -r "$RECIPIENT" -o "$OUT/dump.tar.age"',
+    'pg_dump -Fd -j"$(nproc)" -f "$STAGING" "$DB" '
+    '&& tar -C "$STAGING" -c . | age -r "$RECIPIENT" -o "$OUT/dump.tar.age"',
     "dump.tar.age",
     f'{_CREATE} && mkdir "$STAGING" && age -d -i "$KEY" "$OUT/dump.tar.age" | tar -C "$STAGING" -x '
     f'&& {_PG_RESTORE} "$STAGING"',
@@ -76,7 +78,7 @@ DIRECTORY = Way(
 PLAIN_DIRECTORY = Way(
     "plain-directory",
     "pg_dump -Fd -j2 -Z0 (plain, open)",
-    'pg_dump -Fd -j2 -Z0 -f "$OUT/dump" "$DB"',
+    'pg_dump -Fd -j"$(nproc)" -Z0 -f "$OUT/dump" "$DB"',
     "dump/*",
     f'{_CREATE} && {_PG_RESTORE} "$OUT/dump"',
     restore_title="pg_restore -j2 (plain, open)",
@@ -104,16 +106,39 @@ DATA_PHASE = Way(
     "(restores only)",
     "",
     "",
-    'pg_restore -j2 --exit-on-error --section=pre-data --section=data -d "$RESTORED" "$STAGING"',
-    prepare_restore=f'{_CREATE} && age -d -i "$KEY" -o "$STAGING" "$OUT/dump.age"',
+    f'{_PG_RESTORE} --section=data "$STAGING"',
+    prepare_restore=f'{_CREATE} && age -d -i "$KEY" -o "$STAGING" "$OUT/dump.age"'
+    f' && {_PG_RESTORE} --section=pre-data "$STAGING"',
     restore_title="pg_restore -j2, data phase alone",
 )
 
+STREAMING_ANALYZED = replace(
+    STREAMING,
+    name="streaming-analyzed",
+    restore=f"{STREAMING.restore} && {_ANALYZE}",
+    restore_title=f"{STREAMING.restore_title}, vacuumdb --analyze-only",
+)
+DEFAULT_ANALYZED = replace(
+    DEFAULT,
+    name="default-analyzed",
+    restore=f"{DEFAULT.restore} && {_ANALYZE}",
+    restore_title=f"{DEFAULT.restore_title}, vacuumdb --analyze-only",
+)
+
 BACKUPS: Sequence[Way] = (OURS, STREAMING, STREAMING_3, DEFAULT, DIRECTORY, PLAIN_DIRECTORY, RESTIC, BORG)
-RESTORES: Sequence[Way] = (OURS, STREAMING, DEFAULT, DIRECTORY, PLAIN_DIRECTORY, DATA_PHASE)
+RESTORES: Sequence[Way] = (
+    OURS,
+    STREAMING,
+    STREAMING_ANALYZED,
+    DEFAULT,
+    DEFAULT_ANALYZED,
+    DIRECTORY,
+    PLAIN_DIRECTORY,
+    DATA_PHASE,
+)
 SLOW_RESTORES: Sequence[Way] = (RESTIC, BORG)
 """Measured in one round only: they end in the same psql as the streaming peer."""
 SHAPE_BACKUPS: Sequence[Way] = (OURS, STREAMING, DEFAULT)
 SHAPE_RESTORES: Sequence[Way] = (OURS, DEFAULT)
-_ALL = (*BACKUPS, DATA_PHASE)
+_ALL = (*BACKUPS, STREAMING_ANALYZED, DEFAULT_ANALYZED, DATA_PHASE)
 TITLES = {"backup": {way.name: way.title for way in _ALL}, "restore": {way.name: way.restore_title for way in _ALL}}

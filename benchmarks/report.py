@@ -88,6 +88,7 @@ def _verdict(results: Results) -> str:
 def _measured(results: Results) -> str:
     return "\n".join(
         f"* {name}: {section['made']}, {section['size']:g} GB, rounds: {section['rounds']}"
+        f"{f', at commit {version}' if (version := section.get('version')) else ''}"
         for name, section in results.sections.items()
     )
 

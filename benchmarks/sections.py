@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ class Bench:
 
 
 def rotated(ways: Sequence[Way], number: int) -> list[Way]:
-    """Return the order of round `number`: everybody is first once, so that no place in the row helps the same one."""
+    """Return the order of round `number`: another one is first each time, so that the first place helps nobody."""
     start = (number - 1) % len(ways)
     return [*ways[start:], *ways[:start]]
 
@@ -177,6 +178,12 @@ SECTIONS: Mapping[str, Callable[[Bench], None]] = {
 }
 
 
+def _version() -> str:
+    """Return the commit that is measured, as git describes it; empty where there is no git."""
+    told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return told.stdout.strip()
+
+
 def run_section(bench: Bench, name: str, *, append: bool) -> None:
     """Run one section; it replaces what the results had of it, or is added."""
     if not append:
@@ -185,6 +192,7 @@ def run_section(bench: Bench, name: str, *, append: bool) -> None:
     bench.results.sections[name] = before | {
         "size": bench.size,
         "rounds": bench.rounds + before.get("rounds", 0),
+        "version": _version(),
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%MZ"),
     }
     SECTIONS[name](bench)

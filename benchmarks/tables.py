@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.commands import OURS, TITLES
-from benchmarks.results import MIB, Results, Run, Value, cpu_limit_share, middle, published, ratio, targets
+from benchmarks.results import MIB, Results, Run, Value, cpu_limit_share, data_phase, middle, published, ratio, targets
 
 NOT_MEASURED = "not measured"
 
@@ -50,7 +50,7 @@ def comparison(results: Results, section: str, direction: str, shape: str = "dev
             rows.append(
                 [f"{OURS.title}, until published", number(told, 2), "", number(ratio(told, ours), 2), *[""] * 5]
             )
-        if way == OURS.name and not archive and (told := middle(mine, _rows_phase)):
+        if way == OURS.name and not archive and (told := middle(mine, data_phase)):
             rows.append(
                 [f"{OURS.title}, data phase alone", number(told, 2), "", number(ratio(told, ours), 2), *[""] * 4]
             )
@@ -75,10 +75,6 @@ def _row(title: str, runs: Sequence[Run], ours: float | None, raw: float, *, arc
         number(max(run.peak_bytes for run in runs) / MIB, 0),
     ]
     return [*cells, number(middle(runs, lambda run: run.archive_bytes / 1e6))] if archive else cells
-
-
-def _rows_phase(run: Run) -> float:
-    return run.stages.get("rows", 0.0)
 
 
 def _dataset(results: Results, runs: Sequence[Run]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def measure_trees(bench: Bench) -> None:
     make_tree(directory / "tree", files)
     with SoftwareTpm(directory / "tpm") as tpm:
         ours = Installation(directory / "ours", directory / "tree", tpm.tcti)
-        for number in range(1, bench.rounds + 1):
+        for number in bench.numbers("trees"):
             for way in ("ours", "tar") if number % 2 else ("tar", "ours"):
                 _round(bench, directory, ours, way, number, files)
     shutil.rmtree(directory)

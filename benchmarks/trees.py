@@ -86,11 +86,6 @@ def tar_backup_command(tree: Path, out: Path) -> list[str]:
     return _shell(f"tar --xattrs --acls -C {quote(str(tree))} -cf - . | zstd -q -f -1 -T0 -o {quote(str(out))}")
 
 
-def tar_walk_command(tree: Path) -> list[str]:
-    """Read with tar alone. Through `cat`, because tar does not read the files when it sees /dev/null."""
-    return _shell(f"tar --xattrs --acls -C {quote(str(tree))} -cf - . | cat > /dev/null")
-
-
 def tar_restore_command(archive: Path, into: Path) -> list[str]:
     """The way back; `into` is an empty directory."""
     return _shell(f"zstd -q -d -c {quote(str(archive))} | tar --xattrs --acls -C {quote(str(into))} -xpf -")
@@ -118,13 +113,13 @@ def _service(config: Path) -> list[str]:
 class Installation:
     """The service's configuration for one tree, with its target and state, in a directory of its own.
 
-    `tcti` reaches the TPM to seal with; None: archives are not sealed. A backup can be run once a minute and a restore
-    once, but for `renew`, which forgets the earlier runs.
+    `tcti` reaches the TPM to seal with. A backup can be run once a minute and a restore once, but for `renew`, which
+    forgets the earlier runs.
     """
 
     directory: Path
     tree: Path
-    tcti: str | None
+    tcti: str
 
     @property
     def config(self) -> Path:
@@ -149,7 +144,7 @@ class Installation:
             "server": {"version": "1.0.0"},
             "target": {"url": f"file://{self.archives}"},
             "state_dir": str(self.directory / "state"),
-            "sealing": {"mode": "tpm", "tcti": self.tcti} if self.tcti else {"mode": "off"},
+            "sealing": {"mode": "tpm", "tcti": self.tcti},
             "sources": [{"type": "tree", "path": str(self.tree)}],
         }
         self.config.write_text(yaml.safe_dump(config))

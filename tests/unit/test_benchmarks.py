@@ -157,11 +157,11 @@ def test_latencies_are_of_transactions_that_ended_in_a_window() -> None:
 
 
 def test_a_command_is_measured_with_all_its_processes(tmp_path: Path) -> None:
-    half = f"{sys.executable} -c 'import time; b = bytearray(60 << 20); time.sleep(0.4)'"
+    half = f"{sys.executable} -c 'import time; b = bytearray(60 << 20); time.sleep(2)'"
     with subprocess.Popen(["sleep", "60"]) as server:
         measured = measure(f"{half} | {half}", {}, log=tmp_path / "log", postmaster=server.pid)
         server.kill()
-    assert measured.wall >= 0.4
+    assert measured.wall >= 2
     assert measured.client_cpu > 0
     assert measured.server_cpu == 0
     assert measured.biggest_bytes > 60 * MIB

@@ -178,10 +178,11 @@ class _Build:
                 await load(
                     self._database["name"], self._rows, connect=self._connect, read=self._read, workers=self._jobs
                 )
-            for stream in self._large_objects:
-                await tools.restore_stream(
-                    self._settings, self._directory, self._scratch, self._read(stream), options=SCRATCH_OPTIONS
-                )
+            with self._progress.part("large objects"):
+                for stream in self._large_objects:
+                    await tools.restore_stream(
+                        self._settings, self._directory, self._scratch, self._read(stream), options=SCRATCH_OPTIONS
+                    )
             self._progress.say(f"Building indexes and constraints of database {self._database['name']}")
             with self._progress.part("indexes"):
                 await self._definitions(schema, "post-data")
