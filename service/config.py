@@ -177,11 +177,15 @@ class PostgresqlSettings(Settings):
     exclude: list[Word] = []
     """Databases to leave out, by shell patterns; wins over `include`. Templates are always left out."""
     connections: Annotated[int, Field(ge=1, le=16)] | None = None
-    """Connections used at once, at most; one more than there are processors, up to 8, when left out."""
+    """Connections that read or write rows at once, at most; when left out, one more than there are processors for a
+    backup and as many for a restore, up to 8. Beside them, each database takes one that holds its snapshot, and pg_dump
+    or pg_restore theirs."""
     max_connections_share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """The share of the server's free connections that a backup takes at most. It always takes one a database."""
+    """The share of the server's free connections that `connections` may take; those that hold snapshots are taken off
+    first. One is always taken."""
     delay: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Seconds that each connection pauses after every MiB it has read, so that a busy server is not slowed down."""
+    """Seconds that each connection pauses in a backup after every MiB of rows it has read, to leave a busy server more
+    room. pg_dump, which reads definitions and large objects, does not pause."""
     application_name: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,63}$")] = "deviceon-backup"
     """What the server's pg_stat_activity and log show for this service's connections."""
     client_dir: AbsolutePath | None = None
