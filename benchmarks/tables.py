@@ -10,6 +10,8 @@ from benchmarks.commands import OURS, TITLES
 from benchmarks.results import MIB, Results, Run, Value, cpu_limit_share, data_phase, middle, published, ratio, targets
 
 NOT_MEASURED = "not measured"
+_OF_STAGE = ("rows", "large objects", "indexes", "statistics")
+"""What the stage `stage` of a restore consists of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ def stages(results: Results) -> Table:
     for direction in ("backup", "restore"):
         runs = results.of(direction, OURS.name, direction)
         for stage in dict.fromkeys(stage for run in runs for stage in run.stages):
-            rows.append((f"{direction}: {stage}", number(middle(runs, _stage(stage)), 2)))
+            what = f"stage, of it {stage}" if stage in _OF_STAGE else stage
+            rows.append((f"{direction}: {what}", number(middle(runs, _stage(stage)), 2)))
         if runs:
             share = cpu_limit_share(runs, results.cores)
             rows.append((f"{direction}: the whole command", number(middle(runs), 2)))
