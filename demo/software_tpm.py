@@ -146,13 +146,17 @@ class SoftwareTpm:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def _answers(self) -> bool:
-        for path in (f"{self.socket}.ctrl", str(self.socket)):
-            with socket.socket(socket.AF_UNIX) as probe:
-                try:
-                    probe.connect(path)
-                except OSError:
-                    return False
-        return True
+        """Ask a question: swtpm takes connections before it has found out whether its state is any good."""
+        question = struct.pack(">HII", 0x8001, 10, 0x17C)  # TPM2_GetTestResult
+        try:
+            with socket.socket(socket.AF_UNIX) as control, socket.socket(socket.AF_UNIX) as data:
+                control.connect(f"{self.socket}.ctrl")
+                data.settimeout(START_SECONDS)
+                data.connect(str(self.socket))
+                data.sendall(question)
+                return bool(data.recv(4096))
+        except OSError:
+            return False
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
