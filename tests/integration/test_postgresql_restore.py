@@ -399,7 +399,7 @@ async def test_restored_rows_are_frozen_and_known_to_the_planner(installation: I
 async def test_parts_of_a_table_that_fills_the_database_are_loaded_at_once(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "_PART_PAGES", 300)
+    monkeypatch.setattr(rows, "_PART_BYTES", 300 * 8192)
     archived = await contents(installation)
     archive = (await installation.backup()).name
     monkeypatch.undo()
@@ -415,7 +415,7 @@ async def test_parts_of_a_table_that_is_loaded_whole_are_frozen_in_one_transacti
         "CREATE TABLE bigger AS SELECT n, repeat(md5(n::text), 4) AS t FROM generate_series(1, 250000) AS n",
         database="app",
     )
-    monkeypatch.setattr(rows, "_PART_PAGES", 300)
+    monkeypatch.setattr(rows, "_PART_BYTES", 300 * 8192)
     archive = (await installation.backup()).name
     await installation.restore(archive)
     [row] = await installation.server.fetch(

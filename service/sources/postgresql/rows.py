@@ -20,8 +20,9 @@ from service.sources.postgresql.copy_out import Connections, SnapshotHolder, pul
 ROWS = "postgresql.rows"
 SMALL_TABLES = "postgresql.small_tables"
 
-_PART_PAGES = 16384
-"""A table is read in ranges of this many 8 KiB heap pages (128 MiB), so that one huge table keeps all workers busy."""
+_PART_BYTES = 32 << 20
+"""A table is read in ranges of its heap's pages that are so large, with what is stored out of line (TOAST), so that one
+huge table keeps all workers busy."""
 _SMALL_BYTES = 128 << 10
 """Tables up to this size on disk are small."""
 _TOGETHER = 100
@@ -50,7 +51,7 @@ def row_streams(held: Held, tables: Sequence[Table], connections: Connections) -
 
 def _by_itself(held: Held, table: Table, connections: Connections) -> Iterator[Stream]:
     whole = table.condition or table.load_via or not held.ranges
-    parts = 1 if whole else max(1, round(table.pages / _PART_PAGES))
+    parts = 1 if whole else max(1, min(table.pages, round(table.bytes / _PART_BYTES)))
     step = -(-table.pages // parts)
     for part in range(parts):
         details = _described(held, table) | {"part": part, "parts": parts}
