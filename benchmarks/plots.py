@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks.commands import OURS, TITLES
+from benchmarks.commands import DATA_PHASE, OURS, TITLES
 from benchmarks.results import MIB, Results, Run, middle
 
 _OURS_COLOUR, _PEER_COLOUR, _SECOND = "#1f6feb", "#9aa4b2", "#d1732f"
@@ -54,7 +54,8 @@ def _figure(title: str, *, height: float = 3.6) -> tuple[Figure, Any]:
 
 def _bars(results: Results, direction: str) -> Figure | None:
     runs = results.of(direction, direction=direction)
-    medians = {way: middle(run for run in runs if run.way == way) or 0.0 for way in {run.way for run in runs}}
+    whole = {run.way for run in runs} - {DATA_PHASE.name}
+    medians = {way: middle(run for run in runs if run.way == way) or 0.0 for way in whole}
     if not medians:
         return None
     ways = sorted(medians, key=lambda way: medians[way], reverse=True)
@@ -126,5 +127,5 @@ def _latency(results: Results) -> Figure | None:
     axes.invert_yaxis()
     axes.margins(x=0.08)
     axes.set_xlabel("milliseconds")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
     return figure

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 
 from benchmarks import tables
-from benchmarks.commands import BACKUPS, RESTORES, SLOW_RESTORES, Way
+from benchmarks.commands import BACKUPS, RESTORES, SLOW_RESTORES, TITLES, Way
 from benchmarks.results import Results, targets
 
 _TEMPLATE = Path(__file__).with_name("PERFORMANCE.md.template")
@@ -94,5 +94,6 @@ def _measured(results: Results) -> str:
 
 
 def _commands(ways: Sequence[Way], what: str) -> str:
-    told = [f"# {way.title}\n{getattr(way, what)}" for way in ways]
+    titles = TITLES["backup" if what == "back_up" else "restore"]
+    told = [f"# {titles[way.name]}\n{getattr(way, what)}" for way in ways]
     return "```sh\n" + "\n".join(told) + "\n```"
