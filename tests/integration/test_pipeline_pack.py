@@ -18,7 +18,7 @@ import pytest
 
 from service.archive.names import parse_stream_entry
 from service.errors import SourceError
-from service.pipeline import lane
+from service.pipeline import lane, level
 from service.pipeline.pack import pack
 from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
@@ -285,7 +285,7 @@ async def test_a_failure_waits_for_the_threads_without_stopping_the_event_loop(
         time.sleep(1.0)
         return bytes(raw)
 
-    monkeypatch.setattr(lane, "compress", slow)
+    monkeypatch.setattr(level, "compress", slow)
     streams = [Watched().stream(6, fail_at=4)]
     began = time.monotonic()
     assert await longest_pause(packed(target, {"db": GivenSnapshot(streams)}, None)) < 0.8
