@@ -148,7 +148,7 @@ class CompressionSettings(Settings):
     """zstd level: 1 is fast, 19 is small and slow; `auto` measures some levels on the first chunks and takes the one
     that makes compressing and sending to a target of 100 MB/s quickest."""
     chunk_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
-    """Raw bytes of one chunk. Memory use grows with it."""
+    """Raw bytes of one chunk. The buffers of a backup take about this times (3 x connections + 3 x processors + 1)."""
 
 
 class PostgresqlSettings(Settings):
@@ -163,7 +163,8 @@ class PostgresqlSettings(Settings):
     port: Annotated[int, Field(ge=1, le=65535)] = 5432
     """TCP port; also part of the UNIX socket's name."""
     user: Word = "postgres"
-    """Role to connect as. A restore needs a superuser."""
+    """Role to connect as. For a backup pg_read_all_data is enough, but passwords of roles are then missing from it; a
+    complete backup and every restore need a superuser."""
     password_file: AbsolutePath | None = None
     """A file with the role's password; nothing else in it."""
     password_env: VariableName | None = None
@@ -177,9 +178,9 @@ class PostgresqlSettings(Settings):
     exclude: list[Word] = []
     """Databases to leave out, by shell patterns; wins over `include`. Templates are always left out."""
     connections: Annotated[int, Field(ge=1, le=16)] | None = None
-    """Connections that read or write rows at once, at most; when left out, one more than there are processors for a
-    backup and as many for a restore, up to 8. Beside them, each database takes one that holds its snapshot, and pg_dump
-    or pg_restore theirs."""
+    """Connections that read or write rows at once, at most; when left out, one more than this machine has processors
+    for a backup and as many for a restore, up to 8. Beside them, each database takes one that holds its snapshot,
+    and pg_dump or pg_restore theirs."""
     max_connections_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """The share of the server's free connections that `connections` may take; those that hold snapshots are taken off
     first. One is always taken."""

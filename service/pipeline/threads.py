@@ -21,13 +21,13 @@ SMALL_BYTES: Final = 4 << 10
 
 
 class Threads:
-    """A pool of as many threads as there are cores, and `more`, that lives as long as its `async with` block.
+    """A pool of as many threads as this process has cores, and `more`, that lives as long as its `async with` block.
 
     Everything started must be awaited with `finished` or `settled` inside the block.
     """
 
     def __init__(self, *, more: int = 0) -> None:
-        self.count = (os.cpu_count() or 1) + more
+        self.count = len(os.sched_getaffinity(0)) + more
         self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="pipeline")
 
     def start(self, work: Callable[[], T]) -> asyncio.Future[T]:
