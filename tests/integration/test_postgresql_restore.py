@@ -5,58 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
 
 from demo.postgresql_server import PostgresqlServer
 from service.errors import ConfigError, JobRefused, RestoreRefused, ServiceError, SwapFailed
-from service.journal import journals
 from service.progress import Progress
 from service.restore import plan_restore, recover, restore
-from service.sources.postgresql import PostgresqlRestorer, preflight, rows, stage
+from service.sources.postgresql import preflight, stage
+from tests import app_database
+from tests.app_database import contents, spoil, untouched
 from tests.conftest import NewServer
 from tests.recipes import Installation, eventually
-
-SAMPLE = """
-    CREATE TABLE things AS SELECT n AS id, md5(n::text) AS text FROM generate_series(1, 200000) AS n;
-    ALTER TABLE things ADD PRIMARY KEY (id);
-    CREATE SEQUENCE counter; SELECT setval('counter', 77, false);
-    CREATE MATERIALIZED VIEW total AS SELECT count(*) AS n FROM things;
-    SELECT lo_from_bytea(4711, 'large');
-"""
 
 
 @pytest.fixture
 async def installation(own_postgresql: PostgresqlServer, workspace: Path) -> Installation:
-    await own_postgresql.execute("CREATE DATABASE app")
-    await own_postgresql.execute(SAMPLE, database="app")
-    await own_postgresql.execute("CREATE ROLE worker LOGIN PASSWORD 'first' CONNECTION LIMIT 5")
-    return Installation(own_postgresql, workspace)
-
-
-async def contents(installation: Installation) -> list[object]:
-    [row] = await installation.server.fetch(
-        """SELECT (SELECT count(*) FROM things), (SELECT sum(hashtext(text)) FROM things),
-                  (SELECT last_value FROM counter),
-                  (SELECT n FROM total), convert_from(lo_get(4711), 'UTF8'),
-                  (SELECT rolpassword FROM pg_authid WHERE rolname = 'worker')""",
-        database="app",
-    )
-    return list(row)
-
-
-async def spoil(installation: Installation) -> None:
-    await installation.server.execute("DELETE FROM things WHERE id > 10; SELECT setval('counter', 1)", database="app")
-    await installation.server.execute("ALTER ROLE worker PASSWORD 'second' CONNECTION LIMIT 1; CREATE ROLE newcomer")
-
-
-async def untouched(installation: Installation, before: list[object]) -> None:
-    """Live data is as it was, and nothing of the restore is left."""
-    assert await contents(installation) == before
-    assert await installation.databases() == {"app", "postgres"}
-    assert journals(installation.config.state_dir) == []
+    return await app_database.make(own_postgresql, workspace)
 
 
 async def test_a_restore_brings_back_what_was_there_and_rollback_what_was_there_before_it(
@@ -364,138 +330,3 @@ async def test_too_little_space_is_an_obstacle(installation: Installation, monke
 async def run(*command: str) -> None:
     process = await asyncio.create_subprocess_exec(*command)
     assert await process.wait() == 0
-
-
-async def test_restored_rows_are_frozen_and_known_to_the_planner(installation: Installation) -> None:
-    await installation.server.execute(
-        """CREATE TABLE split (day int, text text) PARTITION BY RANGE (day);
-           CREATE TABLE split_1 PARTITION OF split FOR VALUES FROM (0) TO (50);
-           CREATE TABLE split_2 PARTITION OF split FOR VALUES FROM (50) TO (100);
-           INSERT INTO split SELECT n % 100, md5(n::text) FROM generate_series(1, 100000) AS n""",
-        database="app",
-    )
-    await installation.restore((await installation.backup()).name)
-    tables = await installation.server.fetch(
-        """SELECT relname::text, relpages > 0 AND relallvisible = relpages AS frozen, reltuples::int
-           FROM pg_class WHERE relname IN ('things', 'split_1', 'split_2', 'total') AND relkind IN ('r', 'm')
-           ORDER BY 1""",
-        database="app",
-    )
-    assert [(row[0], row[2]) for row in tables] == [
-        ("split_1", 50000),
-        ("split_2", 50000),
-        ("things", 200000),
-        ("total", 1),
-    ]
-    assert all(row[1] for row in tables if row[0] != "total")
-    statistics = await installation.server.fetch(
-        "SELECT DISTINCT tablename::text, inherited FROM pg_stats WHERE schemaname = 'public' ORDER BY 1",
-        database="app",
-    )
-    expected = [("split", True), ("split_1", False), ("split_2", False), ("things", False), ("total", False)]
-    assert [tuple(row) for row in statistics] == expected
-
-
-async def test_parts_of_a_table_that_fills_the_database_are_loaded_at_once(
-    installation: Installation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rows, "_PART_BYTES", 300 * 8192)
-    archived = await contents(installation)
-    archive = (await installation.backup()).name
-    monkeypatch.undo()
-    await spoil(installation)
-    await installation.restore(archive)
-    assert await contents(installation) == archived
-
-
-async def test_parts_of_a_table_that_is_loaded_whole_are_frozen_in_one_transaction(
-    installation: Installation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await installation.server.execute(
-        "CREATE TABLE bigger AS SELECT n, repeat(md5(n::text), 4) AS t FROM generate_series(1, 250000) AS n",
-        database="app",
-    )
-    monkeypatch.setattr(rows, "_PART_BYTES", 300 * 8192)
-    archive = (await installation.backup()).name
-    await installation.restore(archive)
-    [row] = await installation.server.fetch(
-        "SELECT relallvisible = relpages, relpages > 900, (SELECT count(*) FROM things) FROM pg_class"
-        " WHERE relname = 'things'",
-        database="app",
-    )
-    assert tuple(row) == (True, True, 200000)
-
-
-async def test_statistics_that_cannot_be_gathered_do_not_stop_a_restore(installation: Installation) -> None:
-    gone = installation.root / "gone.csv"
-    gone.write_text("150,x\n")
-    gone.chmod(0o644)
-    await installation.server.execute(
-        f"""CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
-            CREATE TABLE split (day int, text text) PARTITION BY RANGE (day);
-            CREATE TABLE split_1 PARTITION OF split FOR VALUES FROM (0) TO (100);
-            CREATE FOREIGN TABLE split_2 PARTITION OF split FOR VALUES FROM (100) TO (200)
-                SERVER files OPTIONS (filename '{gone}', format 'csv');
-            INSERT INTO split SELECT n % 100, md5(n::text) FROM generate_series(1, 1000) AS n""",
-        database="app",
-    )
-    archived = await contents(installation)
-    archive = (await installation.backup()).name
-    gone.unlink()
-    await installation.restore(archive)
-    assert await contents(installation) == archived
-    [row] = await installation.server.fetch("SELECT count(*) FROM split_1", database="app")
-    assert row[0] == 1000
-    assert any("no statistics of table" in said and "split" in said for said in installation.said)
-
-
-async def test_a_restore_takes_no_more_connections_than_the_server_has_free(
-    workspace: Path, new_postgresql: NewServer
-) -> None:
-    server = new_postgresql(settings={"max_connections": 12, "superuser_reserved_connections": 3})
-    installation = Installation(server, workspace, source={"connections": 16})
-    await server.execute("CREATE DATABASE app")
-    await server.execute(SAMPLE, database="app")
-    for number in range(20):
-        await server.execute(f"CREATE TABLE t{number} AS SELECT 1 AS n", database="app")
-    archive = (await installation.backup()).name
-    await server.execute("CREATE ROLE worker LOGIN")
-    applications = [await server.connect() for _ in range(5)]
-    try:
-        await installation.restore(archive)
-    finally:
-        for application in applications:
-            await application.close()
-
-
-async def test_a_small_table_with_another_number_of_rows_is_not_restored_at_all(
-    installation: Installation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await installation.server.execute(
-        "CREATE TABLE first AS SELECT 1 AS n; CREATE TABLE second AS SELECT 2 AS n", database="app"
-    )
-    copy_out = rows._copy_out
-
-    async def miscounting(connection: Any, table: Any, condition: str, connections: Any, told: Any) -> Any:
-        async for piece in copy_out(connection, table, condition, connections, told):
-            yield piece
-        told["rows"] += table.name == "second"
-
-    monkeypatch.setattr(rows, "_copy_out", miscounting)
-    archive = (await installation.backup()).name
-    await spoil(installation)
-    spoilt = await contents(installation)
-    with pytest.raises(ServiceError, match=r'table "public"\."second".*1 rows restored, 2 archived'):
-        await installation.restore(archive)
-    await untouched(installation, spoilt)
-
-
-async def test_an_archive_with_a_kind_of_stream_from_the_future_is_refused(
-    installation: Installation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    archive = (await installation.backup()).name
-    monkeypatch.setattr(PostgresqlRestorer, "kinds", PostgresqlRestorer.kinds - {"postgresql.large_objects"})
-    before = await contents(installation)
-    with pytest.raises(RestoreRefused, match=r"cannot restore: postgresql\.large_objects"):
-        await installation.restore(archive)
-    await untouched(installation, before)
