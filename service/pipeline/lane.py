@@ -14,29 +14,14 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from service.archive.chunk import crc32
 from service.archive.names import stream_entry
 from service.archive.zip64 import LOCAL_HEADER_BYTES, local_header
-from service.pipeline.level import Compressor, Level
+from service.pipeline.level import Compressor
 from service.pipeline.split import Chunk, split
 from service.pipeline.threads import SMALL_BYTES, Threads, done_here, finished, settled
 from service.sealing.suite import TAG_BYTES, ArchiveKeys, StreamCipher
-
-
-class Compression(Protocol):
-    """What of the settings the pipeline needs."""
-
-    @property
-    def level(self) -> Level:
-        """The zstd level, or `auto`."""
-        ...
-
-    @property
-    def chunk_bytes(self) -> int:
-        """Raw bytes of a chunk."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from service.archive.names import FOOTER, HEADER, KEYSLOTS, MANIFEST_STREAM
 from service.archive.parts import Footer, Header, KeySlots, Manifest, ManifestSource, ManifestStream
 from service.errors import SourceError
-from service.pipeline.lane import Compression, FileEntry, Lane, file_entry
+from service.pipeline.lane import FileEntry, Lane, file_entry
 from service.pipeline.layout import Layout
-from service.pipeline.level import Compressor
+from service.pipeline.level import Compressor, Level
 from service.pipeline.threads import Threads
 from service.progress import Progress
 from service.sealing.suite import ArchiveKeys
@@ -29,6 +29,20 @@ from service.sources.base import Snapshot, Stream
 from storage_backends.base import ObjectInfo, StorageBackend, TargetUnavailable
 
 T = TypeVar("T")
+
+
+class Compression(Protocol):
+    """What of the settings the pipeline needs."""
+
+    @property
+    def level(self) -> Level:
+        """The zstd level, or `auto`."""
+        ...
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Raw bytes of a chunk."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -798,8 +798,10 @@ def command_extract(archive: Archive, options: argparse.Namespace) -> None:
         if os.path.lexists(path):
             raise FileProblem(f"{path} exists already: extract into an empty directory")
     for path, stream in targets.items():
-        write = write_tables if stream["kind"] == "postgresql.small_tables" else write_whole
-        write(path, archive.stream(stream), stream)
+        if stream["kind"] == "postgresql.small_tables":
+            write_tables(path, archive.stream(stream), stream)
+        else:
+            write_whole(path, archive.stream(stream))
         print(path)
     write_whole(manifest, [json.dumps(archive.manifest, indent=2, sort_keys=True).encode() + b"\n"])
     print(manifest)
@@ -831,7 +833,7 @@ def pieces_of(file: BinaryIO, size: int) -> Iterable[bytes]:
         yield piece
 
 
-def write_whole(path: str, pieces: Iterable[bytes], _: Members | None = None) -> None:
+def write_whole(path: str, pieces: Iterable[bytes]) -> None:
     """Write a file under a temporary name; give it its own name only when all of it is there and proven."""
     handle, temporary = tempfile.mkstemp(prefix=".unfinished-", dir=os.path.dirname(path) or ".")  # mode 0600
     try:

@@ -14,7 +14,6 @@ from service.sources.postgresql.connect import Connection, connect
 _TABLES_PER_TRANSACTION = 200
 """After this many tables a worker takes the snapshot anew, so that it fills little of the server's table of locks."""
 
-
 _MIB = 1 << 20
 _GATHER_BYTES = 128 << 10
 _GATHER_SECONDS = 0.002

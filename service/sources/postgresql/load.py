@@ -39,7 +39,7 @@ class Load:
 def divide(rows: Sequence[StoredStream], workers: int) -> list[Load]:
     """Divide the streams of rows among transactions, the biggest first.
 
-    A table goes as a whole, frozen; but the parts of one that would take longer than all others together do not wait
+    A table goes as a whole, frozen; but the parts of one that is more than a worker's share of all rows do not wait
     for each other. Rows that are added to what the schema or an extension brought (`load_via`, `configuration`) must
     not be frozen: that would empty the table first.
     """

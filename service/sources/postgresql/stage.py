@@ -157,6 +157,7 @@ class _Build:
         self._database = database
         self._scratch = scratch
         self._rows = [stream for stream in streams if stream.kind in (ROWS, SMALL_TABLES)]
+        self._tables = tables_of(self._rows)
         self._schemas = [stream for stream in streams if stream.kind == "postgresql.schema"]
         self._large_objects = [stream for stream in streams if stream.kind == "postgresql.large_objects"]
         self._reader = reader
@@ -165,7 +166,7 @@ class _Build:
 
     async def run(self) -> None:
         """Create the definitions, load, then build indexes and constraints on the loaded data, and check."""
-        if len(self._schemas) != 1 or self._database["tables"] != len(tables_of(self._rows)) or lacking(self._rows):
+        if len(self._schemas) != 1 or self._database["tables"] != len(self._tables) or lacking(self._rows):
             raise StageFailed(f"the archive does not hold every stream of database {self._database['name']!r}")
         self._progress.say(f"Restoring database {self._database['name']} beside the live one")
         with tools.anonymous_file("schema") as schema:
@@ -229,8 +230,7 @@ class _Build:
         async with self._open("finishing") as connection:
             await self._set_sequences(connection)
             sampled = {
-                table: size.bytes * min(1.0, _SAMPLED_ROWS / max(size.rows, 1))
-                for table, size in tables_of(self._rows).items()
+                table: size.bytes * min(1.0, _SAMPLED_ROWS / max(size.rows, 1)) for table, size in self._tables.items()
             }
             waiting = await catalog.to_analyze(connection, sampled)
 
