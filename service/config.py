@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from service import strict_yaml
 from service.config_problems import describe
+from service.config_types import AbsolutePath, Settings, SourceName, VariableName, Word
 from service.errors import ConfigError
 from service.passfile import password_from
 from service.secret import read_secret
@@ -31,29 +32,6 @@ MONGODB_REASON = (
     "MongoDB holds the sensor data, which a System Backup leaves out by design: it is large, it changes all the time,"
     " and a server works again without it; use mongodump or snapshots for it"
 )
-
-
-def _absolute(path: Path) -> Path:
-    if not path.is_absolute():
-        raise ValueError("must be an absolute path, beginning with /")
-    if ".." in path.parts:
-        raise ValueError("must not contain '..'")
-    return path
-
-
-# Strict models would refuse text for a Path, and YAML has nothing else.
-AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(_absolute)]
-SourceName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
-VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-Word = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
-
-
-class Settings(BaseModel):
-    """What all sections have in common."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, use_attribute_docstrings=True
-    )
 
 
 class ServerSettings(Settings):

@@ -19,12 +19,12 @@ from service.config import (
     PostgresqlSettings,
     SealingSettings,
     ServerSettings,
-    Settings,
     TargetSettings,
     find,
     load,
 )
 from service.config_problems import describe
+from service.config_types import Settings
 from service.errors import ConfigError
 
 UNKNOWN_VERSION = "(not given)"
