@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,16 +14,18 @@ from typing import Any
 from service import sources
 from service.archive.names import archive_name
 from service.archive.parts import SUITE_NONE, Header, KeySlots
-from service.catalog import list_archives
+from service.catalog import CatalogEntry, list_archives
 from service.config import Config
 from service.errors import ArchiveError, DamagedSlot, NotAuthentic, ServiceError
+from service.exclusive import exclusive
 from service.keys import identities, sealer
+from service.ledger import Ledger, NoLedger
 from service.pipeline.pack import Packed, pack
 from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
 from service.sealing.suite import SUITE, ArchiveKeys
 from service.server_version import server_version
-from service.state_directory import next_sequence, only_job
+from service.state_directory import next_sequence
 from storage_backends import open_target
 from storage_backends.base import ObjectNotFound, StorageBackend, StorageError
 
@@ -55,24 +57,30 @@ class BackupResult:
     excluded: list[dict[str, Any]]
 
 
-async def backup(config: Config, *, progress: Progress, clock: Clock = utc_now) -> BackupResult:
+async def backup(
+    config: Config, *, progress: Progress, ledger: Ledger | None = None, clock: Clock = utc_now
+) -> BackupResult:
     """Back up every configured source into one archive of the configured target.
 
     When this returns, the archive is durable under its name and every byte of it was read back and authenticated.
     When it raises (ServiceError, StorageError, cancellation), no archive was added; only when the reading back could
-    not be done at all (target or TPM gone, cancelled) the whole archive stays, and the error says that it is unproven.
+    not be done at all (target or TPM gone, cancelled) the whole archive stays, the error says that it is unproven, and
+    the ledger has it as `written`.
     """
     started = clock()
-    with only_job(config.state_dir, "a backup"):
+    ledger = ledger or NoLedger()
+    async with exclusive(config.state_dir, "a backup", config.sources):
         running_version = await server_version(config.server)
         async with open_target(config.target.url, config.target.options()) as target, AsyncExitStack() as views:
-            header, slots, keys = await _seal(config, target, running_version, progress, clock)
+            archives = await list_archives(target, ledger)
+            header, slots, keys = await _seal(config, target, archives, running_version, progress, clock)
             progress.begin("snapshot", f"Taking a consistent view of {len(config.sources)} sources")
             snapshots = []
             for settings in config.sources:
                 source = sources.source(settings, config)
                 snapshots.append((source.name, source.type, await views.enter_async_context(source.snapshot())))
-            progress.begin("dump", f"Writing {header.name} to {target.url}")
+            progress.begin("dump", f"Writing {header.name} to {target.url}", expected_raw=_size_last_time(archives))
+            await ledger.writing(target.url, header.name)
             packed = await pack(
                 target,
                 header,
@@ -84,17 +92,28 @@ async def backup(config: Config, *, progress: Progress, clock: Clock = utc_now) 
                 clock=clock,
                 tool_version=version("deviceon-backup"),
             )
+            progress.past_cancelling = True
+            await ledger.found(target.url, header.name, packed.info.etag, "written")
             await views.aclose()  # let the databases go before the archive is read back
-            await _read_back(config, target, header.name, packed, progress)
+            await _read_back(config, target, header.name, packed, ledger, progress)
     seconds = (clock() - started).total_seconds()
     return _result(target.url, header.name, packed, seconds, progress.end())
 
 
+def _size_last_time(archives: Sequence[CatalogEntry]) -> int:
+    """Return the raw bytes of the newest archive, for telling how long this one will take; 0 when there is none."""
+    return next((entry.raw_bytes for entry in reversed(archives) if entry.raw_bytes), 0)
+
+
 async def _seal(
-    config: Config, target: StorageBackend, running_version: str, progress: Progress, clock: Clock
+    config: Config,
+    target: StorageBackend,
+    archives: Sequence[CatalogEntry],
+    running_version: str,
+    progress: Progress,
+    clock: Clock,
 ) -> tuple[Header, KeySlots | None, ArchiveKeys | None]:
     """Choose the archive's name and keys. The key slots are proven to open before the first byte is written."""
-    archives = await list_archives(target)
     created = await _free_minute(target, progress, clock)
     archive_id = os.urandom(16)
     seal_for = await sealer(config)
@@ -135,7 +154,9 @@ async def _free_minute(target: StorageBackend, progress: Progress, clock: Clock)
         await asyncio.sleep((next_minute - now).total_seconds())
 
 
-async def _read_back(config: Config, target: StorageBackend, name: str, packed: Packed, progress: Progress) -> None:
+async def _read_back(
+    config: Config, target: StorageBackend, name: str, packed: Packed, ledger: Ledger, progress: Progress
+) -> None:
     """Open the archive as a restore would, with the key from the TPM, and authenticate every byte of it.
 
     One that does not pass is removed: an archive that is listed must restore.
@@ -144,12 +165,20 @@ async def _read_back(config: Config, target: StorageBackend, name: str, packed: 
     try:
         reader = await ArchiveReader.open(target, name, identities(config))
         await reader.verify(progress)
-    except (ArchiveError, NotAuthentic, DamagedSlot):
-        await target.delete(name)
-        raise
     except (ServiceError, StorageError) as error:
+        if was_removed(error):
+            await target.delete(name)
+            await ledger.settled(target.url, name)
+            raise
         error.add_note(f"{name} was written whole but could not be read back; run `deviceon-backup verify {name}`.")
         raise
+    await ledger.found(target.url, name, reader.info.etag, "verified")
+    await ledger.settled(target.url, name)
+
+
+def was_removed(error: Exception) -> bool:
+    """Tell whether an archive that was read back with this outcome was removed: it was read, and it is not good."""
+    return isinstance(error, ArchiveError | NotAuthentic | DamagedSlot)
 
 
 def _result(url: str, name: str, packed: Packed, seconds: float, stages: dict[str, float]) -> BackupResult:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from service.archive.names import parse_archive_name
 from service.config import Config
-from service.errors import ArchiveError
+from service.errors import ArchiveError, DamagedSlot, NotAuthentic
 from service.keys import identities
+from service.ledger import Evidence, Known, Ledger, NoLedger
 from service.pipeline.unpack import ArchiveReader, peek
 from service.progress import Progress
 from storage_backends import open_target
-from storage_backends.base import InvalidKey, ObjectNotFound, StorageBackend, StorageError
+from storage_backends.base import InvalidKey, ObjectInfo, ObjectNotFound, StorageBackend, StorageError
+
+
+HOLD_SUFFIX = ".hold"
+"""An object of this name beside an archive holds it: it is not removed by retention, nor by hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,33 +37,66 @@ class CatalogEntry:
     fingerprint: str | None = None
     raw_bytes: int | None = None
     problem: str | None = None
+    evidence: Evidence = "unknown"
+    evidence_since: datetime | None = None
+    held: bool = False
+    etag: str = ""
 
 
-async def list_archives(target: StorageBackend) -> list[CatalogEntry]:
-    """List every archive of ours, the oldest first; two small reads each."""
-    found = []
-    async for info in target.list_objects("Backup_"):
+async def list_archives(target: StorageBackend, ledger: Ledger | None = None) -> list[CatalogEntry]:
+    """List every archive of ours, the oldest first; two small reads for each that the ledger does not know."""
+    ledger = ledger or NoLedger()
+    known = await ledger.known(target.url)
+    objects = [info async for info in target.list_objects("Backup_")]
+    held = {info.key.removesuffix(HOLD_SUFFIX) for info in objects if info.key.endswith(HOLD_SUFFIX)}
+    found, looked_at = [], {}
+    for info in objects:
         if parse_archive_name(info.key) is None:
             continue
-        try:
-            seen = await peek(target, info.key)
-        except (ArchiveError, StorageError) as error:
-            found.append(CatalogEntry(info.key, info.size, problem=str(error)))
-            continue
-        header = seen.header
+        before = known.get(info.key)
+        if before is None or before.etag != info.etag:
+            before = Known(info.etag)
+        facts = before.facts
+        if facts is None:
+            facts = await _look_at(target, info)
+            if facts.get("problem") is None:  # one that could not be read may be readable tomorrow
+                looked_at[info.key] = replace(before, facts=facts)
         found.append(
             CatalogEntry(
                 name=info.key,
                 size=info.size,
-                created=header.created,
-                seq=header.seq,
-                server_version=header.server_version,
-                sealing=header.sealing,
-                fingerprint=header.fingerprint,
-                raw_bytes=seen.footer.raw_bytes,
+                etag=info.etag,
+                evidence=before.evidence,
+                evidence_since=before.since,
+                held=info.key in held,
+                **facts | {"created": _time(facts.get("created"))},
             )
         )
+    gone = sorted(known.keys() - {entry.name for entry in found})
+    if looked_at or gone:
+        await ledger.listed(target.url, looked_at, gone)
     return sorted(found, key=lambda entry: (entry.seq or 0, entry.name))
+
+
+async def _look_at(target: StorageBackend, info: ObjectInfo) -> dict[str, Any]:
+    """Return what an archive says of itself as JSON values; a `problem` when it cannot be read."""
+    try:
+        seen = await peek(target, info.key)
+    except (ArchiveError, StorageError) as error:
+        return {"problem": str(error)}
+    header = seen.header
+    return {
+        "created": header.created.isoformat(),
+        "seq": header.seq,
+        "server_version": header.server_version,
+        "sealing": header.sealing,
+        "fingerprint": header.fingerprint,
+        "raw_bytes": seen.footer.raw_bytes,
+    }
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def place_of(config: Config, archive: str) -> tuple[str, str]:
@@ -97,9 +136,22 @@ async def opened(config: Config, archive: str) -> AsyncIterator[ArchiveReader]:
         yield await ArchiveReader.open(target, name, identities(config))
 
 
-async def verify(config: Config, archive: str, *, progress: Progress) -> ArchiveReader:
-    """Read every byte of an archive and authenticate it; return the (closed) reader for its manifest."""
-    async with opened(config, archive) as reader:
-        progress.begin("verify", f"Verifying {archive}", expected_raw=reader.footer.raw_bytes)
-        await reader.verify(progress)
+async def verify(
+    config: Config, archive: str, *, progress: Progress, ledger: Ledger | None = None
+) -> ArchiveReader:
+    """Read every byte of an archive and authenticate it; return the (closed) reader for its manifest.
+
+    What comes out is told to the ledger: the archive is `verified` or `damaged`; neither when it could not be read.
+    """
+    ledger = ledger or NoLedger()
+    async with locate(config, archive) as (target, name):
+        info = await target.stat(name)
+        try:
+            reader = await ArchiveReader.open(target, name, identities(config))
+            progress.begin("verify", f"Verifying {archive}", expected_raw=reader.footer.raw_bytes)
+            await reader.verify(progress)
+        except (ArchiveError, NotAuthentic, DamagedSlot):
+            await ledger.found(target.url, name, info.etag, "damaged")
+            raise
+        await ledger.found(target.url, name, reader.info.etag, "verified")
         return reader

@@ -17,11 +17,22 @@ class Progress:
     stored: int = 0
     expected_raw: int = 0
     started: float = field(default_factory=time.monotonic)
-    say: Callable[[str], None] = field(default=lambda _: None)
+    on_step: Callable[[str], None] = field(default=lambda _: None)
     """Called with one plain sentence at each step."""
+    steps: int = 0
+    """How many steps there were."""
     stages: dict[str, float] = field(default_factory=dict)
     """Seconds that each stage and part of a stage took that has ended; those of one name are added up."""
+    past_cancelling: bool = False
+    """What the job is for is done, or cannot be stopped any more without harm."""
+    quiet: int = 0
+    """How many parts are running in which no byte is expected to move here."""
     _running: bool = field(default=False, repr=False)
+
+    def say(self, sentence: str) -> None:
+        """Tell of a step in one plain sentence."""
+        self.steps += 1
+        self.on_step(sentence)
 
     def begin(self, stage: str, sentence: str, *, expected_raw: int = 0) -> None:
         """End the stage before and start one: counters go back to zero."""
@@ -39,12 +50,17 @@ class Progress:
         return dict(self.stages)
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Time a part of the running stage under a name of its own; counters go on, and the stage is timed too."""
+    def part(self, name: str, *, quiet: bool = False) -> Iterator[None]:
+        """Time a part of the running stage under a name of its own; counters go on, and the stage is timed too.
+
+        `quiet`: the work is done elsewhere and moves no bytes here, so a standstill means nothing.
+        """
         started = time.monotonic()
+        self.quiet += quiet
         try:
             yield
         finally:
+            self.quiet -= quiet
             self._took(name, started)
 
     def _took(self, name: str, started: float) -> None:

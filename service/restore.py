@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from service.backup import utc_now
 from service.catalog import locate, opened, place_of
 from service.config import Config
 from service.errors import ConfigError, JobRefused, Obstacle, RestoreError, RestoreRefused, SealError, SwapFailed
+from service.exclusive import servers_locked
 from service.journal import Journal, journals
 from service.pipeline.unpack import ArchiveReader, peek
 from service.progress import Progress
@@ -169,12 +171,14 @@ async def restore(
             if blocking := [obstacle for obstacle in plan.obstacles if obstacle.code not in allow]:
                 raise RestoreRefused(blocking)
             journal = Journal.begin(config.state_dir, archive=archive, started=started.isoformat())
-            try:
-                await _stage(config, reader, journal, progress)
-                await _swap(journal, progress)
-            except BaseException as error:
-                await _finish(_undo_failed(journal, error, progress))
-                raise
+            servers = [sources.settings_for(config, stored) for stored in reader.sources()]
+            async with servers_locked(servers, "a restore"):
+                try:
+                    await _stage(config, reader, journal, progress)
+                    await _swap(journal, progress)
+                except BaseException as error:
+                    await _finish(_undo_failed(journal, error, progress))
+                    raise
     seconds = (utc_now() - started).total_seconds()
     return RestoreResult(journal.id, archive, plan.items, seconds, progress.end())
 
@@ -261,12 +265,16 @@ async def _recover(config: Config, progress: Progress) -> list[str]:
         if journal.state == "swapped":
             continue
         progress.say(f"The restore of {journal.archive} was interrupted while {journal.state}; tidying up")
-        if journal.state == "committing":
-            await _finish(_commit(journal, progress))
-        else:
-            await _finish(_undo(journal, progress))
+        async with _servers_locked(journal, "a restore's recovery"):
+            await _finish(_commit(journal, progress) if journal.state == "committing" else _undo(journal, progress))
         settled.append(journal.archive)
     return settled
+
+
+def _servers_locked(journal: Journal, what: str) -> AbstractAsyncContextManager[None]:
+    return servers_locked(
+        [sources.settings_from_json(participant["settings"]) for participant in journal.participants], what
+    )
 
 
 async def recover(config: Config, *, progress: Progress) -> list[str]:
@@ -290,7 +298,8 @@ async def rollback(config: Config, *, progress: Progress) -> str:
                 hint="Run `deviceon-backup commit` to finish that.",
             )
         progress.begin("rollback", f"Returning to the state before the restore of {journal.archive}")
-        await _finish(_undo(journal, progress))
+        async with _servers_locked(journal, "a rollback"):
+            await _finish(_undo(journal, progress))
         return journal.archive
 
 
@@ -304,7 +313,8 @@ async def commit(config: Config, *, progress: Progress) -> str:
                 hint="Run `deviceon-backup rollback` to bring the state before it back.",
             )
         progress.begin("commit", f"Removing the state before the restore of {journal.archive}")
-        await _finish(_commit(journal, progress))
+        async with _servers_locked(journal, "a commit"):
+            await _finish(_commit(journal, progress))
         return journal.archive
 
 

@@ -56,7 +56,7 @@ def reporting(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[
         with _moving(stream) as progress:
             yield progress
     else:
-        yield Progress(say=lambda sentence: print(plain(sentence), file=stream, flush=True))
+        yield Progress(on_step=lambda sentence: print(plain(sentence), file=stream, flush=True))
 
 
 class _Lasting:
@@ -103,5 +103,5 @@ def _moving(stream: TextIO) -> Iterator[Progress]:
 
     # Redrawn by a thread of rich's: the counters are read as they are, whatever the event loop does.
     with Live(get_renderable=line, console=console, refresh_per_second=FRAMES_PER_SECOND, transient=True) as live:
-        progress.say = lambda sentence: live.console.print(plain(sentence), soft_wrap=True)
+        progress.on_step = lambda sentence: live.console.print(plain(sentence), soft_wrap=True)
         yield progress

@@ -52,7 +52,7 @@ class Installation:
         )
 
     def progress(self) -> Progress:
-        return Progress(say=self.said.append)
+        return Progress(on_step=self.said.append)
 
     async def backup(self, progress: Progress | None = None) -> BackupResult:
         return await backup(self.config, progress=progress or self.progress())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ def restorer(settings: SourceSettings, preserve: Sequence[Path]) -> Restorer:
     from service.sources.sqlite import SqliteRestorer  # noqa: PLC0415
 
     return SqliteRestorer(settings)
+
+
+def locks(settings: Iterable[SourceSettings], what: str) -> list[AbstractAsyncContextManager[None]]:
+    """Return what has to be entered so that no other service works on the same PostgreSQL servers."""
+    servers = {(each.host, each.port): each for each in settings if isinstance(each, PostgresqlSettings)}
+    if not servers:
+        return []
+    from service.sources.postgresql.lock import only_one  # noqa: PLC0415 - a heavy driver
+
+    return [only_one(server, what) for _, server in sorted(servers.items())]
 
 
 def settings_for(config: Config, stored: StoredSource) -> SourceSettings:

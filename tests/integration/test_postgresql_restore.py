@@ -306,7 +306,7 @@ async def test_a_full_disk_while_staging_leaves_live_data_as_it_was(workspace: P
                 filler.write_bytes(b"x" * (free.f_bavail * free.f_frsize - 12_000_000))
 
         with pytest.raises(ServiceError):
-            await restore(installation.config, archive, progress=Progress(say=fill))
+            await restore(installation.config, archive, progress=Progress(on_step=fill))
         assert filler.exists()
         filler.unlink()
         if not server.running:  # PostgreSQL gives up when its log cannot grow

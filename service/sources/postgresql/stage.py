@@ -185,9 +185,9 @@ class _Build:
                         self._settings, self._directory, self._scratch, self._read(stream), options=SCRATCH_OPTIONS
                     )
             self._progress.say(f"Building indexes and constraints of database {self._database['name']}")
-            with self._progress.part("indexes"):
+            with self._progress.part("indexes", quiet=True):
                 await self._definitions(schema, "post-data")
-        with self._progress.part("statistics"):
+        with self._progress.part("statistics", quiet=True):
             await self._finish()
 
     async def _read(self, stream: StoredStream) -> AsyncGenerator[bytes, None]:
