@@ -1,6 +1,10 @@
 """The configuration: one YAML file, checked in full before anything is done.
 
-    server, target, sealing, compression, state_dir, sources          see docs/CONFIGURATION.md
+    server, sealing, compression, state_dir, sources, service          see docs/CONFIGURATION.md
+    enabled, target, schedule, retention                               the System Backup settings
+
+The System Backup settings may be left out of the file: they can then be changed while the service runs, and live in
+its state (`service.settings`). One that the file gives is fixed.
 
 Unknown keys are refused. Secrets are never written here: a file (`*_file`) or an environment variable (`*_env`) is
 named, and read at the moment the secret is needed, so that no repr, dump or traceback can show one.
@@ -22,6 +26,8 @@ from service.config_problems import describe
 from service.config_types import AbsolutePath, Settings, SourceName, VariableName, Word
 from service.errors import ConfigError
 from service.passfile import password_from
+from service.retention import RetentionSettings
+from service.schedule import ScheduleSettings
 from service.secret import read_secret
 
 PATH_VARIABLE = "DEVICEON_BACKUP_CONFIG"
@@ -223,21 +229,80 @@ SourceSettings = PostgresqlSettings | TreeSettings | SqliteSettings
 AnySource = Annotated[SourceSettings, Field(discriminator="type"), BeforeValidator(_supported)]
 
 
-class Config(Settings):
-    """The whole configuration."""
+class TlsSettings(Settings):
+    """Commands over TCP: TLS 1.3, and every client shows a certificate."""
+
+    listen: Annotated[str, Field(pattern=r"^[^\s/]+:[0-9]{1,5}$")]
+    """Address and port, such as 127.0.0.1:8443."""
+    certificate_file: AbsolutePath
+    """This service's certificate (PEM), with those between it and its authority."""
+    key_file: AbsolutePath
+    """The private key of the certificate (PEM, without a passphrase)."""
+    client_ca_file: AbsolutePath
+    """The authority that signs clients' certificates (PEM)."""
+    admins: list[Word] = []
+    """Names in clients' certificates (SubjectAltName: DNS name, URI or e-mail address) that may do everything."""
+    readers: list[Word] = []
+    """Names that may look and not touch."""
+
+
+Person = Annotated[int, Field(ge=0, le=4_294_967_294)] | Word
+
+
+class ServiceSettings(Settings):
+    """`deviceon-backup serve`: where it takes commands, and how long it waits."""
+
+    socket: AbsolutePath = Path("/run/deviceon-backup/service.sock")
+    """The UNIX socket for commands; its directory is made (0750) when it is missing."""
+    socket_group: Word | None = None
+    """The group that may reach the socket; the service's own when left out. The role is decided by user."""
+    admins: list[Person] = []
+    """Users (names or numbers) that may do everything, beside root and the user that runs the service."""
+    readers: list[Person] = []
+    """Users that may look and not touch."""
+    tls: TlsSettings | None = None
+    """Commands over TCP too."""
+    no_progress_timeout: Annotated[float, Field(ge=1, le=604_800)] = 1800.0
+    """Seconds after which a job that moves no byte is given up."""
+    quiet_timeout: Annotated[float, Field(ge=1, le=2_592_000)] = 43_200.0
+    """The same for work inside PostgreSQL that moves no bytes here: building indexes, gathering statistics."""
+    stop_timeout: Annotated[float, Field(ge=1, le=3600)] = 25.0
+    """Seconds that a running job gets to undo what it began when the service is told to stop."""
+    keep_history: Annotated[int, Field(ge=1, le=36_500)] = 400
+    """Days after which jobs and their outcome are forgotten; archives are not concerned."""
+
+
+class SystemBackup(Settings):
+    """What the System Backup page sets. A key that the configuration file gives is fixed."""
+
+    enabled: bool = True
+    """Whether scheduled backups run."""
+    target: TargetSettings | None = None
+    """The place for archives."""
+    schedule: ScheduleSettings | None = None
+    """When backups run; never by themselves when left out."""
+    retention: RetentionSettings | None = None
+    """Which archives are kept; all of them when left out."""
+
+
+SYSTEM_BACKUP = frozenset(SystemBackup.model_fields)
+
+
+class ConfigFile(SystemBackup):
+    """What the configuration file may say."""
 
     server: ServerSettings
     """The server and its version."""
-    target: TargetSettings
-    """The place for archives."""
     state_dir: AbsolutePath = Path("/var/lib/deviceon-backup")
-    """Directory of this service's own state: the pinned TPM and the journal of restores."""
+    """Directory of this service's own state: the pinned TPM, the journal of restores, settings and history."""
     sealing: SealingSettings = SealingSettings()
     """Encryption of archives."""
     compression: CompressionSettings = CompressionSettings()
     """Compression of archives."""
     sources: list[AnySource]
     """What is backed up; each item has a `type`."""
+    service: ServiceSettings = ServiceSettings()
+    """The long-running service."""
 
     @model_validator(mode="after")
     def _unique_names(self) -> Self:
@@ -246,13 +311,41 @@ class Config(Settings):
             raise ValueError(f"sources: more than one is named {', '.join(twice)}; give each its own name")
         return self
 
+    @property
+    def fixed(self) -> frozenset[str]:
+        """Return the System Backup settings that the file gives, which nobody can change while the service runs."""
+        return SYSTEM_BACKUP & self.model_fields_set
+
+    def system_backup(self, stored: SystemBackup) -> SystemBackup:
+        """Return the System Backup settings in force: the file's, and for what it does not give, the stored ones."""
+        values = {name: getattr(self if name in self.fixed else stored, name) for name in SYSTEM_BACKUP}
+        return SystemBackup(**values)
+
+
+class Config(ConfigFile):
+    """Everything that a job needs: the file's settings and the System Backup settings, with a target in any case."""
+
+    target: TargetSettings
+
+
+def complete(file: ConfigFile, stored: SystemBackup) -> Config:
+    """Return the configuration for jobs. Raises ConfigError when neither gives a target."""
+    system_backup = file.system_backup(stored)
+    if system_backup.target is None:
+        raise ConfigError(
+            "no target is set, so there is no place for archives",
+            hint="Give `target` in the configuration file, or set it with `deviceon-backup settings set`.",
+        )
+    values = {name: getattr(file, name) for name in ConfigFile.model_fields if name not in SYSTEM_BACKUP}
+    return Config(**values, **{name: getattr(system_backup, name) for name in SYSTEM_BACKUP})
+
 
 def find(path: Path | str | None = None) -> Path:
     """Tell which file is the configuration: `path`, else $DEVICEON_BACKUP_CONFIG, else the one below /etc."""
     return Path(path or os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)
 
 
-def load(path: Path | str | None = None) -> Config:
+def read(path: Path | str | None = None) -> ConfigFile:
     """Read and check the configuration file (`find` tells which). Raises ConfigError that names each line at fault."""
     file = find(path)
     try:
@@ -272,10 +365,10 @@ def load(path: Path | str | None = None) -> Config:
             hint="Start from one of the files in examples/.",
         )
     try:
-        config = Config.model_validate(document)
+        config = ConfigFile.model_validate(document)
     except ValidationError as exc:
         raise ConfigError(
-            describe(Config, exc, name=str(file), lines=lines),
+            describe(ConfigFile, exc, name=str(file), lines=lines),
             hint="See docs/CONFIGURATION.md, or `deviceon-backup config schema`.",
         ) from exc
     if not config.sources:
@@ -285,7 +378,7 @@ def load(path: Path | str | None = None) -> Config:
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the configuration file."""
-    schema = Config.model_json_schema()
+    schema = ConfigFile.model_json_schema()
     for model in get_args(SourceSettings):
         schema["$defs"][model.__name__].setdefault("required", []).insert(0, "type")  # no file can do without it
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

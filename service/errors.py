@@ -20,7 +20,10 @@
     │   ├── RestoreRefused          obstacles found before anything was touched; carries them
     │   ├── StageFailed             the copy beside the live data could not be made or checked; live data as it was
     │   └── SwapFailed              exchanging live and staged failed; says what state was reached
+    ├── StateError                  the service's own memory cannot be read or written
     └── JobRefused                  another job is running, or there is nothing to do
+        ├── NotFound                what was asked for does not exist
+        └── TooLate                 the job is past the point where it could be cancelled
 
 Errors of targets are `storage_backends.StorageError`. `service.cli` maps both to exit codes.
 """
@@ -181,3 +184,21 @@ class JobRefused(ServiceError):
     """Another job is running, or what was asked for does not exist."""
 
     code = "JOB_REFUSED"
+
+
+class NotFound(JobRefused):
+    """What was asked for does not exist."""
+
+    code = "NOT_FOUND"
+
+
+class TooLate(JobRefused):
+    """The job is past the point where it could be cancelled."""
+
+    code = "TOO_LATE"
+
+
+class StateError(ServiceError):
+    """The service's own memory (state.db) cannot be read or written."""
+
+    code = "STATE"

@@ -6,6 +6,7 @@ queued -> running -> verifying -> succeeded | partial | failed | cancelled
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, Self
@@ -16,8 +17,10 @@ JobKind = Literal["backup", "restore", "rollback", "commit", "verify", "prune", 
 JobState = Literal["queued", "running", "verifying", "succeeded", "partial", "failed", "cancelled", "interrupted"]
 """`partial`: the archive is there, but something after it did not happen; the error says what."""
 
-JobOrigin = Literal["schedule", "catch-up", "socket", "command line", "start"]
-"""Who asked. `catch-up` makes up for a scheduled run that was missed or interrupted."""
+JobOrigin = Literal["schedule", "catch-up", "socket", "command line", "service"]
+"""Who asked. `catch-up` makes up for a scheduled run that was missed or interrupted; `service` is the service itself."""
+
+_TIMES = ("created", "scheduled_for", "started", "ended")
 
 ENDED: frozenset[JobState] = frozenset({"succeeded", "partial", "failed", "cancelled", "interrupted"})
 
@@ -54,6 +57,12 @@ class Job:
     def but(self, **changes: Any) -> Self:
         """Return the job with some members changed."""
         return replace(self, **changes)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return the job that `as_json` has told."""
+        times = {name: value[name] and datetime.fromisoformat(value[name]) for name in _TIMES}
+        return cls(**{**value, **times})
 
     def as_json(self) -> dict[str, Any]:
         """Return the job for clients: times in ISO 8601."""

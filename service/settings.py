@@ -1,0 +1,181 @@
+"""The System Backup settings that can be changed while the service runs: checked, tried, then remembered.
+
+They live in the state; a copy in `settings.json` beside it outlives a damaged state. Secrets that come over the socket
+are written to files of the state directory (mode 0600) and never come back.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from service.blocking import run_in_thread
+from service.config import SYSTEM_BACKUP, Config, ConfigFile, SystemBackup, complete, read
+from service.config_problems import describe
+from service.errors import ConfigError, StateError
+from service.state import Database, Values
+from service.state.database import FILE_NAME
+from service.state_directory import prepare, remove_file, replace_file
+
+log = logging.getLogger(__name__)
+
+NAME, COPY, SECRETS = "system_backup", "settings.json", "secrets"
+
+
+class StoredSettings:
+    """The settings in the state of one service. `value` is what is stored now."""
+
+    def __init__(self, values: Values, state_dir: Path) -> None:
+        self._values = values
+        self._state_dir = state_dir
+        self.value = SystemBackup()
+
+    async def load(self) -> SystemBackup:
+        """Read what is stored; from the copy when the state has lost it."""
+        stored = await self._values.get(NAME)
+        if stored is None and (copy := _copy(self._state_dir)) is not None:
+            log.warning("the settings were lost with the state; taking the copy in %s", COPY)
+            stored = copy
+            await self._values.set(NAME, stored)
+        self.value = parsed(stored)
+        return self.value
+
+    def changed(self, file: ConfigFile, changes: Mapping[str, Any]) -> tuple[SystemBackup, list[Path]]:
+        """Return what would be stored with some settings changed, and the files made for its secrets.
+
+        Raises ConfigError for a setting that the file fixes, and for values that make no sense.
+        """
+        if fixed := sorted(file.fixed & changes.keys()):
+            raise ConfigError(
+                f"{' and '.join(fixed)} {'is' if len(fixed) == 1 else 'are'} fixed by the configuration file",
+                hint="Change the file, or take the setting out of it.",
+            )
+        made: list[Path] = []
+        before = self.value.target.storage_options if self.value.target else {}
+        document = _dumped(self.value) | dict(changes)
+        if isinstance(document.get("target"), Mapping) and "target" in changes:
+            options = document["target"].get("storage_options")
+            if isinstance(options, Mapping):
+                kept = self._with_secrets_in_files(options, before, made)
+                document["target"] = dict(document["target"]) | {"storage_options": kept}
+        try:
+            return parsed(document), made
+        except ConfigError:
+            for path in made:
+                remove_file(path)
+            raise
+
+    def _with_secrets_in_files(
+        self, options: Mapping[str, Any], before: Mapping[str, Any], made: list[Path]
+    ) -> dict[str, Any]:
+        """Replace each {secret: ...} by a file with it. Other files and variables only as they were before."""
+        kept: dict[str, Any] = {}
+        for key, value in options.items():
+            if isinstance(value, Mapping) and set(value) == {"secret"} and isinstance(value["secret"], str):
+                path = prepare(prepare(self._state_dir) / SECRETS) / f"{secrets.token_hex(8)}"
+                replace_file(path, value["secret"].encode())
+                made.append(path)
+                kept[key] = {"file": str(path)}
+            elif isinstance(value, Mapping) and set(value) in ({"file"}, {"env"}):
+                if before.get(key) != value:
+                    raise ConfigError(
+                        f"storage_options.{key} names a {next(iter(value))} of this machine",
+                        hint='Write {"secret": "..."}, or name files and variables in the configuration file.',
+                    )
+                kept[key] = dict(value)
+            elif isinstance(value, Mapping):
+                inner = before.get(key)
+                kept[key] = self._with_secrets_in_files(value, inner if isinstance(inner, Mapping) else {}, made)
+            else:
+                kept[key] = value
+        return kept
+
+    async def store(self, value: SystemBackup) -> None:
+        """Remember settings; durable when this returns. Files of secrets that are in no use any more are removed."""
+        document = _dumped(value)
+        await self._values.set(NAME, document)
+        self.value = value
+        await run_in_thread(replace_file, self._state_dir / COPY, json.dumps(document, indent=2).encode())
+        await run_in_thread(self._remove_unused_secrets)
+
+    def _remove_unused_secrets(self) -> None:
+        directory = self._state_dir / SECRETS
+        if directory.is_dir():
+            used = set(_files(self.value.target.storage_options)) if self.value.target else set()
+            for path in directory.iterdir():
+                if str(path) not in used:
+                    remove_file(path)
+
+
+def load(path: Path | str | None = None) -> Config:
+    """Return the configuration for jobs: the file (`config.read`), and for what it leaves open, what is stored.
+
+    Raises ConfigError.
+    """
+    file = read(path)
+    return complete(file, SystemBackup() if file.fixed == SYSTEM_BACKUP else read_stored(file.state_dir))
+
+
+def read_stored(state_dir: Path) -> SystemBackup:
+    """Return what a service has stored, without one. Raises ConfigError when it is there and cannot be read."""
+    try:
+        found = (state_dir / FILE_NAME).exists()
+    except PermissionError:
+        return SystemBackup()
+    if not found:
+        return SystemBackup()
+    try:
+        database = Database.open(state_dir)
+    except StateError as error:
+        if isinstance(error.__cause__, OSError):
+            return SystemBackup()
+        raise
+    try:
+        row = database.read("SELECT value FROM settings WHERE name = ?", NAME)
+    finally:
+        database.close()
+    return parsed(json.loads(row[0]) if row else _copy(state_dir))
+
+
+def shown(value: SystemBackup) -> dict[str, Any]:
+    """Return settings for clients: where a secret is kept shows, not what it is."""
+    return value.model_dump(mode="json")
+
+
+def _files(options: Mapping[str, Any]) -> list[str]:
+    found = []
+    for value in options.values():
+        if isinstance(value, Mapping):
+            found += [str(value["file"])] if set(value) == {"file"} else _files(value)
+    return found
+
+
+def _copy(state_dir: Path) -> Any:
+    try:
+        return json.loads((state_dir / COPY).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        log.error("the copy of the settings cannot be read: %s", error)
+        return None
+
+
+def _dumped(value: SystemBackup) -> dict[str, Any]:
+    return value.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+
+
+def parsed(document: Any) -> SystemBackup:
+    """Return settings from JSON values. Raises ConfigError."""
+    try:
+        return SystemBackup.model_validate_json(json.dumps(document or {}))
+    except ValidationError as error:
+        raise ConfigError(
+            describe(SystemBackup, error, name="the settings", lines={}),
+            hint="docs/CONFIGURATION.md has the keys.",
+        ) from None

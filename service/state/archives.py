@@ -1,0 +1,99 @@
+"""The ledger (`service.ledger`) in the state: what was about to be done to a target, what is known of its archives."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+
+from service.ledger import Evidence, Intent, Known
+from service.state.database import Database
+
+
+class Archives:
+    """A durable ledger. `clock` tells the time of evidence."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def writing(self, target: str, name: str) -> None:
+        """Remember that an archive is about to be written."""
+        await self._intend(target, name, "write")
+
+    async def deleting(self, target: str, name: str) -> None:
+        """Remember that an archive is about to be removed."""
+        await self._intend(target, name, "delete")
+
+    async def settled(self, target: str, name: str) -> None:
+        """Forget what was about to be done."""
+        await self._database.run(
+            lambda db: db.execute("DELETE FROM intents WHERE (target, name) = (?, ?)", (target, name))
+        )
+
+    async def found(self, target: str, name: str, etag: str, evidence: Evidence) -> None:
+        """Remember the evidence for an archive; facts are kept when it is still the same object."""
+        now = self._clock().isoformat()
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(
+                "INSERT INTO archives VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT (target, name) DO UPDATE SET "
+                "facts = CASE WHEN etag = excluded.etag THEN facts END, "
+                "etag = excluded.etag, evidence = excluded.evidence, since = excluded.since",
+                (target, name, etag, evidence, now),
+            )
+
+        await self._database.run(work)
+
+    async def known(self, target: str) -> dict[str, Known]:
+        """Return what is remembered of a target's archives."""
+        rows = await self._database.run(
+            lambda db: db.execute(
+                "SELECT name, etag, evidence, since, facts FROM archives WHERE target = ?", (target,)
+            ).fetchall()
+        )
+        return {
+            name: Known(
+                etag,
+                evidence,
+                datetime.fromisoformat(since) if since else None,
+                json.loads(facts) if facts else None,
+            )
+            for name, etag, evidence, since, facts in rows
+        }
+
+    async def listed(self, target: str, facts: Mapping[str, Known], gone: Sequence[str]) -> None:
+        """Remember the facts of some archives; forget those that are gone.
+
+        Evidence that was found while the target was being listed is newer than what the listing knew, and stays.
+        """
+
+        def work(db: sqlite3.Connection) -> None:
+            for name, known in facts.items():
+                db.execute(
+                    "INSERT INTO archives VALUES (?, ?, ?, 'unknown', NULL, ?) ON CONFLICT (target, name) DO UPDATE SET "
+                    "evidence = CASE WHEN etag = excluded.etag THEN evidence ELSE excluded.evidence END, "
+                    "since = CASE WHEN etag = excluded.etag THEN since END, "
+                    "etag = excluded.etag, facts = excluded.facts",
+                    (target, name, known.etag, json.dumps(dict(known.facts or {}))),
+                )
+            db.executemany(
+                "DELETE FROM archives WHERE (target, name) = (?, ?) "
+                "AND NOT EXISTS (SELECT 1 FROM intents i WHERE (i.target, i.name) = (archives.target, archives.name))",
+                [(target, name) for name in gone],
+            )
+
+        await self._database.run(work)
+
+    async def intents(self) -> list[Intent]:
+        """Return everything that was about to be done and of which no end was told."""
+        rows = await self._database.run(
+            lambda db: db.execute("SELECT action, target, name FROM intents ORDER BY target, name").fetchall()
+        )
+        return [Intent(*row) for row in rows]
+
+    async def _intend(self, target: str, name: str, action: str) -> None:
+        await self._database.run(
+            lambda db: db.execute("INSERT OR REPLACE INTO intents VALUES (?, ?, ?)", (target, name, action))
+        )

@@ -1,0 +1,162 @@
+"""Jobs and events, and the answers to requests that may be repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from service.errors import JobRefused
+from service.job import ENDED, Job
+from service.state.database import Database
+from service.state.values import put
+
+KEPT_EVENTS = 1000
+KEY_LIFE = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request that carries an idempotency key: the same one again gets the same answer, and does nothing."""
+
+    key: str
+    method: str
+    params: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Return what tells this request from others."""
+        text = json.dumps([self.method, self.params], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class History:
+    """What happened, newest last."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def answer_before(self, request: Request, now: datetime) -> Any:
+        """Return the answer that this request got before; None when it is new.
+
+        Raises JobRefused when its key was used for another request.
+        """
+        return await self._database.run(lambda db: _answer_before(db, request, now))
+
+    async def remember_answer(self, request: Request, answer: Any, now: datetime) -> None:
+        """Remember the answer to a request for a day."""
+        await self._database.run(lambda db: _remember(db, request, answer, now))
+
+    async def add_job(
+        self, job: Job, *, request: Request | None = None, values: Mapping[str, Any] | None = None
+    ) -> Job:
+        """Add a job together with the request that asked for it and some `service.state.values`, all or nothing.
+
+        Returns the job that the same request got before, when there is one. Raises JobRefused as `answer_before`.
+        """
+
+        def work(db: sqlite3.Connection) -> Job:
+            if request is not None:
+                before = _answer_before(db, request, job.created)
+                if before is not None:
+                    return _job(db, before) or job
+                _remember(db, request, job.id, job.created)
+            _save(db, job)
+            for name, value in (values or {}).items():
+                put(db, name, value)
+            return job
+
+        return await self._database.run(work)
+
+    async def save_job(self, job: Job) -> None:
+        """Remember how a job stands."""
+        await self._database.run(lambda db: _save(db, job))
+
+    async def job(self, identifier: str) -> Job | None:
+        """Return one job; None when it is not known."""
+        return await self._database.run(lambda db: _job(db, identifier))
+
+    async def jobs(
+        self,
+        *,
+        limit: int,
+        before: str | None = None,
+        kinds: Sequence[str] | None = None,
+        states: Sequence[str] | None = None,
+    ) -> list[Job]:
+        """Return jobs, the newest first; `before` is the id of the last one of the page before."""
+        conditions, values = ["1"], list[Any]()
+        if before is not None:
+            conditions.append("(created, id) < (SELECT created, id FROM jobs WHERE id = ?)")
+            values.append(before)
+        for column, allowed in (("kind", kinds), ("state", states)):
+            if allowed is not None:
+                conditions.append(f"{column} IN ({', '.join('?' * len(allowed))})")
+                values += allowed
+        query = f"SELECT content FROM jobs WHERE {' AND '.join(conditions)} ORDER BY created DESC, id DESC LIMIT ?"
+        rows = await self._database.run(lambda db: db.execute(query, [*values, limit]).fetchall())
+        return [Job.from_json(json.loads(content)) for (content,) in rows]
+
+    async def unfinished(self) -> list[Job]:
+        """Return the jobs that have not ended, the oldest first."""
+        query = f"SELECT content FROM jobs WHERE state NOT IN ({', '.join('?' * len(ENDED))}) ORDER BY created, id"
+        rows = await self._database.run(lambda db: db.execute(query, sorted(ENDED)).fetchall())
+        return [Job.from_json(json.loads(content)) for (content,) in rows]
+
+    async def add_event(self, seq: int, content: Mapping[str, Any]) -> None:
+        """Remember an event, and forget those that are too many."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("INSERT OR REPLACE INTO events VALUES (?, ?)", (seq, json.dumps(content)))
+            db.execute("DELETE FROM events WHERE seq <= ?", (seq - KEPT_EVENTS,))
+
+        await self._database.run(work)
+
+    async def events(self) -> list[dict[str, Any]]:
+        """Return the events that are remembered, the oldest first."""
+        rows = await self._database.run(lambda db: db.execute("SELECT content FROM events ORDER BY seq").fetchall())
+        return [json.loads(content) for (content,) in rows]
+
+    async def forget(self, before: datetime) -> None:
+        """Forget jobs that ended before a time, but for the newest backup that succeeded."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(
+                f"DELETE FROM jobs WHERE created < ? AND state IN ({', '.join('?' * len(ENDED))}) AND id NOT IN "
+                "(SELECT id FROM jobs WHERE kind = 'backup' AND state = 'succeeded' ORDER BY created DESC LIMIT 1)",
+                (before.isoformat(), *sorted(ENDED)),
+            )
+
+        await self._database.run(work)
+
+
+def _job(db: sqlite3.Connection, identifier: str) -> Job | None:
+    row = db.execute("SELECT content FROM jobs WHERE id = ?", (identifier,)).fetchone()
+    return None if row is None else Job.from_json(json.loads(row[0]))
+
+
+def _save(db: sqlite3.Connection, job: Job) -> None:
+    content = json.dumps(job.as_json(), default=str)
+    values = (job.id, job.kind, job.state, job.created.isoformat(), content)
+    db.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?)", values)
+
+
+def _answer_before(db: sqlite3.Connection, request: Request, now: datetime) -> Any:
+    db.execute("DELETE FROM idempotency WHERE created < ?", ((now - KEY_LIFE).isoformat(),))
+    row = db.execute("SELECT request, answer FROM idempotency WHERE key = ?", (request.key,)).fetchone()
+    if row is None:
+        return None
+    if row[0] != request.digest:
+        raise JobRefused(
+            "this idempotency key was used for another request", hint="Use a new key for each new request."
+        )
+    return json.loads(row[1])
+
+
+def _remember(db: sqlite3.Connection, request: Request, answer: Any, now: datetime) -> None:
+    values = (request.key, request.digest, json.dumps(answer, default=str), now.isoformat())
+    db.execute("INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?)", values)
