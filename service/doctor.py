@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, closing
+from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ from service.errors import ServiceError
 from service.finding import Finding
 from service.journal import journals
 from service.server_version import server_version
+from service.target_test import try_target
 from storage_backends import open_target
-from storage_backends.base import StorageBackend, StorageError
+from storage_backends.base import StorageError
 
 LITTLE_SPACE_BYTES = 1_000_000_000
 
@@ -161,8 +161,10 @@ _PATH_REMEDY = "Correct the path in the configuration, or run as a user that may
 async def _target(config: Config) -> list[Finding]:
     async with open_target(config.target.url, config.target.options()) as target:
         archives = await list_archives(target)
-        await _try_writing(target)
-    told = f"{config.target.url} can be written and read; {len(archives)} archives"
+    tried = await try_target(config.target)
+    if problems := [finding for finding in tried if finding.ok is False]:
+        return problems
+    told = f"{config.target.url} can be written and read, and keeps what is there; {len(archives)} archives"
     findings = [Finding("target", True, told)]
     findings += [
         Finding(f"archive {entry.name}", False, entry.problem, "Keep it apart or delete it; it cannot be restored.")
@@ -176,22 +178,6 @@ async def _target(config: Config) -> list[Finding]:
 
 def _largest(archives: list[Any]) -> int:
     return max((entry.size for entry in archives), default=0)
-
-
-async def _try_writing(target: StorageBackend) -> None:
-    key, content = f"doctor-{secrets.token_hex(8)}", secrets.token_bytes(64)
-
-    async def data() -> AsyncIterator[bytes]:
-        yield content
-
-    await target.put(key, data())
-    try:
-        async with aclosing(target.get(key)) as pieces:
-            found = b"".join([piece async for piece in pieces])
-    finally:
-        await target.delete(key)
-    if found != content:
-        raise StorageError("the target gives back other bytes than were written", hint="Do not use this target.")
 
 
 def _space(directory: Path, *, largest: int) -> Finding:

@@ -1,0 +1,149 @@
+"""What the methods take."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from service.api.registry import Params
+from service.config import TargetSettings
+from service.job import JobKind, JobState
+
+Key = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
+Name = Annotated[str, Field(pattern=r"^Backup_[0-9]{8}_[0-9]{4}Z\.zip$", max_length=30)]
+Count = Annotated[int, Field(ge=1, le=500)]
+
+
+class Nothing(Params):
+    """No parameters."""
+
+
+class Mutation(Params):
+    """Something that changes what is there. The same key again gets the same answer, and changes nothing."""
+
+    idempotency_key: Key | None = None
+    """A word of your own for this one request, kept for 24 hours; send it again when you do not know whether the
+    request arrived."""
+
+
+class SettingsUpdate(Mutation):
+    """Settings that change; what is left out stays. null takes a target, schedule or policy away."""
+
+    enabled: bool | None = None
+    """Whether scheduled backups run."""
+    target: dict[str, Any] | None = None
+    """Where archives are kept: url and storage_options, in which a secret is written as {"secret": "..."}."""
+    schedule: dict[str, Any] | None = None
+    """When backups run."""
+    retention: dict[str, Any] | None = None
+    """Which archives are kept."""
+
+
+class TargetTest(Params):
+    """The target to try; the one in force when left out."""
+
+    target: TargetSettings | None = None
+    """url and storage_options."""
+
+
+class JobId(Params):
+    """One job."""
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    """The job's id."""
+
+
+class JobList(Params):
+    """A page of jobs, the newest first."""
+
+    limit: Count = 50
+    """How many at most."""
+    before: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = None
+    """The id of the last job of the page before."""
+    kinds: list[JobKind] | None = None
+    """Only these kinds."""
+    states: list[JobState] | None = None
+    """Only these states."""
+
+
+class ArchiveList(Params):
+    """A page of archives, the newest first."""
+
+    limit: Count = 100
+    """How many at most."""
+    before: Name | None = None
+    """The name of the last archive of the page before."""
+
+
+class Archive(Params):
+    """One archive of the target."""
+
+    archive: Name
+    """Its name."""
+
+
+class ArchiveJob(Mutation):
+    """One archive of the target."""
+
+    archive: Name
+    """Its name."""
+
+
+class ArchiveHold(Mutation):
+    """An archive to hold."""
+
+    archive: Name
+    """Its name."""
+    reason: Annotated[str, Field(max_length=500)] = ""
+    """Why, for people."""
+
+
+class ArchiveDelete(Mutation):
+    """An archive to remove for good."""
+
+    archive: Name
+    """Its name."""
+    even_the_last: bool = False
+    """Remove it even though it is the newest one that was verified."""
+
+
+class RestorePlanOf(Params):
+    """The archive that would be restored."""
+
+    archive: Name
+    """Its name."""
+
+
+class RestoreStart(Mutation):
+    """The archive to restore."""
+
+    archive: Name
+    """Its name."""
+    allow: list[Annotated[str, Field(pattern=r"^[A-Z_]{1,64}$")]] = []
+    """Codes of obstacles to go ahead in spite of."""
+
+
+class SchedulePreview(Params):
+    """How many runs to tell, of which schedule."""
+
+    count: Annotated[int, Field(ge=1, le=100)] = 10
+    """How many."""
+    schedule: dict[str, Any] | None = None
+    """A schedule to try; the one in force when left out."""
+
+
+class RetentionPreview(Params):
+    """Which policy to try."""
+
+    retention: dict[str, Any] | None = None
+    """A policy to try; the one in force when left out."""
+
+
+class Since(Params):
+    """Where to begin."""
+
+    since: Annotated[int, Field(ge=0)] | None = None
+    """The number of the last event that is known; only new ones when left out."""
+
+

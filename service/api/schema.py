@@ -1,0 +1,83 @@
+"""The published description of the socket: every method and event, with JSON Schemas. docs/socket-schema.json holds it."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from pydantic import TypeAdapter
+
+from service.api.methods import Methods
+from service.api.registry import methods_of
+from service.job import Job, JobState
+
+_JOB_EVENTS: dict[JobState, str] = {
+    "queued": "A job was queued.",
+    "running": "A job has begun.",
+    "verifying": "The archive is published and is being read back.",
+    "succeeded": "A job has done all that was asked.",
+    "partial": "The archive is there, but something after it did not happen; `error` says what.",
+    "failed": "A job has failed; `error` says why. What it began is undone.",
+    "cancelled": "A job was cancelled. What it began is undone.",
+    "interrupted": "The service ended before the job did.",
+}
+
+_TEXT: dict[str, Any] = {"type": "string"}
+_TIME: dict[str, Any] = {"type": "string", "format": "date-time"}
+
+
+def _object(**members: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": members, "required": list(members)}
+
+
+_OTHER_EVENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "progress": (
+        "How far a job is. Has no `seq`, is not remembered and never replayed; `job_id` says which job.",
+        {
+            "type": "object",
+            "properties": {
+                "stage": _TEXT,
+                "raw_bytes": {"type": "integer"},
+                "stored_bytes": {"type": "integer"},
+                "expected_raw_bytes": {"type": ["integer", "null"]},
+                "rate": {"type": "integer", "description": "Bytes a second."},
+                "eta_seconds": {"type": ["number", "null"]},
+                "message": {"type": "string", "description": "One sentence, at each step."},
+            },
+        },
+    ),
+    "service.started": ("The service has started; the jobs that were interrupted.", _object(interrupted={"type": "array", "items": _TEXT})),
+    "state.damaged": ("The service's memory was damaged; history is lost, the file was kept.", _object(file=_TEXT)),
+    "settings.changed": ("System Backup settings were changed.", _object(changed={"type": "array", "items": _TEXT})),
+    "schedule.missed": (
+        "A backup that was due did not begin in time.",
+        _object(due=_TIME, made_up={"type": "boolean"}),
+    ),
+    "schedule.skipped": ("A backup that was due was left out, since another was at work.", _object(due=_TIME, job_id=_TEXT)),
+    "clock.jumped": (
+        "The clock was set, or the machine was off; pruning by age waits for a day.",
+        _object(**{"from": {"type": ["string", "null"]}, "to": _TIME}),
+    ),
+    "archive.held": ("An archive was put on hold.", _object(archive=_TEXT, reason=_TEXT)),
+    "archive.released": ("An archive's hold was ended.", _object(archive=_TEXT)),
+}
+
+
+def schema() -> dict[str, Any]:
+    """Return the description of the socket."""
+    job = TypeAdapter(Job).json_schema(mode="serialization")
+    events = {f"job.{state}": {"description": _JOB_EVENTS[state], "data": job} for state in get_args(JobState)}
+    events |= {name: {"description": text, "data": data} for name, (text, data) in _OTHER_EVENTS.items()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "deviceon-backup socket",
+        "methods": {name: found.schema() for name, found in methods_of(Methods).items()},
+        "event": _object(
+            seq={"type": ["integer", "null"]},
+            boot_id=_TEXT,
+            time=_TIME,
+            type=_TEXT,
+            job_id={"type": ["string", "null"]},
+            data={"type": "object"},
+        ),
+        "events": dict(sorted(events.items())),
+    }

@@ -1,0 +1,150 @@
+"""What the methods give, where it is not a value of the recipes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Any, Self
+
+from service.archive.parts import Footer, Header, Manifest
+from service.catalog import CatalogEntry
+from service.job import Job
+from service.jobs import Jobs
+from storage_backends.base import ObjectInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView(Job):
+    """A job, and how far it is while it runs."""
+
+    progress: dict[str, Any] | None = None
+    """stage, raw_bytes, stored_bytes, expected_raw_bytes (null when unknown), rate (bytes a second), eta_seconds."""
+
+    @classmethod
+    def of(cls, job: Job, jobs: Jobs) -> Self:
+        """Return the view of a job."""
+        values = {each.name: getattr(job, each.name) for each in fields(Job)}
+        return cls(**values, progress=jobs.how_far(job.id))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemInfo:
+    """What service this is and how it stands. `not_ready` says why it takes no jobs; null when it does."""
+
+    version: str
+    boot_id: str
+    started: datetime
+    now: datetime
+    product: str
+    state_dir: str
+    sealing: str
+    not_ready: str | None
+    active: JobView | None
+    waiting: int
+    next_run: datetime | None
+    last_backup: Job | None
+    last_success: Job | None
+    clock_doubted_since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The System Backup settings in force. Secrets show as where they are kept."""
+
+    settings: dict[str, Any]
+    fixed: list[str]
+    """Settings that the configuration file gives, which cannot be changed here."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Jobs, the newest first; `more` says whether there are older ones."""
+
+    jobs: list[Job]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivePage:
+    """Archives, the newest first; `more` says whether there are older ones."""
+
+    target: str
+    archives: list[CatalogEntry]
+    total: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Events, the oldest first."""
+
+    events: list[dict[str, Any]]
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A restore that keeps the state before it."""
+
+    id: str
+    archive: str
+    started: str
+    state: str
+    sources: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """It was done."""
+
+    done: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What is in an archive. `closed` says why its content cannot be read; the rest is then not authenticated."""
+
+    name: str
+    size: int
+    header: dict[str, Any]
+    footer: dict[str, Any]
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    """For each source: name, type, streams, bytes, rows, and databases with their number of streams."""
+    excluded: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    closed: str | None = None
+
+    @classmethod
+    def of(
+        cls, info: ObjectInfo, header: Header, footer: Footer, manifest: Manifest | None, *, closed: str | None = None
+    ) -> Self:
+        """Return the view of an archive."""
+        return cls(
+            name=info.key,
+            size=info.size,
+            header=header.model_dump(mode="json", exclude_none=True),
+            footer=footer.model_dump(mode="json", exclude_none=True),
+            sources=[] if manifest is None else _sources(manifest),
+            excluded=[] if manifest is None else [dict(item) for item in manifest.excluded],
+            warnings=[] if manifest is None else list(manifest.warnings),
+            closed=closed,
+        )
+
+
+def _sources(manifest: Manifest) -> list[dict[str, Any]]:
+    told = []
+    for source in manifest.sources:
+        streams = [stream for stream in manifest.streams if stream.source == source.name]
+        databases = Counter(stream.labels["database"] for stream in streams if "database" in stream.labels)
+        told.append(
+            {
+                "name": source.name,
+                "type": source.type,
+                "streams": len(streams),
+                "bytes": sum(stream.bytes for stream in streams),
+                "rows": sum(int(stream.details.get("rows", 0)) for stream in streams),
+                "databases": dict(sorted(databases.items())),
+            }
+        )
+    return told

@@ -1,0 +1,120 @@
+"""The service put together: memory, jobs, schedule and methods, made once and handed to each other.
+
+`opened` gives all of it without anything running: the command line works with that when no service runs.
+`service.serve` runs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from service.announcer import Announcer
+from service.api import Api, Methods
+from service.api.schema import schema
+from service.backup import utc_now
+from service.blocking import run_in_thread
+from service.config import Config, ConfigFile, complete
+from service.events import Event, EventHub
+from service.jobs import Jobs
+from service.scheduler import Scheduler
+from service.settings import StoredSettings
+from service.state import Archives, Database, History, Values, set_aside
+from service.work import Work
+
+log = logging.getLogger(__name__)
+
+INSTALLATION = "installation"
+
+
+@dataclass(slots=True)
+class App:
+    """Everything that a service consists of, for one state directory."""
+
+    file: ConfigFile
+    clock: Callable[[], datetime]
+    boot_id: str
+    started: datetime
+    hub: EventHub
+    history: History
+    values: Values
+    archives: Archives
+    stored: StoredSettings
+    announcer: Announcer
+    jobs: Jobs = field(init=False)
+    scheduler: Scheduler = field(init=False)
+    api: Api = field(init=False)
+    not_ready: str | None = "starting"
+
+    def config(self) -> Config:
+        """Return the configuration for jobs as it is now. Raises ConfigError when there is no target."""
+        return complete(self.file, self.stored.value)
+
+
+@contextlib.asynccontextmanager
+async def opened(file: ConfigFile, *, clock: Callable[[], datetime] = utc_now) -> AsyncIterator[App]:
+    """Open the memory in the state directory and put everything together. Raises StateError, ConfigError."""
+    aside = await run_in_thread(set_aside, file.state_dir, clock())
+    database = await run_in_thread(Database.open, file.state_dir)
+    try:
+        app = await _assembled(file, database, clock)
+        if aside is not None:
+            log.error("the service's memory was damaged; it was kept as %s, and history begins anew", aside)
+            await app.announcer.tell("state.damaged", {"file": str(aside)})
+        yield app
+    finally:
+        database.close()
+
+
+async def _assembled(file: ConfigFile, database: Database, clock: Callable[[], datetime]) -> App:
+    history, values, archives = History(database), Values(database), Archives(database, clock)
+    stored = StoredSettings(values, file.state_dir)
+    await stored.load()
+    boot_id = secrets.token_hex(8)
+    hub = EventHub(boot_id, [_event(content) for content in await history.events()], clock=clock)
+    announcer = Announcer(hub, history)
+    app = App(file, clock, boot_id, clock(), hub, history, values, archives, stored, announcer)
+    work = Work(app.config, archives, clock, lambda: app.scheduler.guard.doubted_since is not None)
+    app.jobs = Jobs(history, announcer, work, lambda: app.file.service, clock)
+    app.scheduler = Scheduler(
+        app.jobs,
+        values,
+        announcer,
+        lambda: app.file.system_backup(stored.value),
+        clock,
+        seed=await _installation(values),
+    )
+    app.api = Api(
+        Methods(
+            file=lambda: app.file,
+            stored=stored,
+            jobs=app.jobs,
+            history=history,
+            ledger=archives,
+            scheduler=app.scheduler,
+            announcer=announcer,
+            clock=clock,
+            boot_id=boot_id,
+            started=app.started,
+            not_ready=lambda: app.not_ready,
+            schema=schema,
+        )
+    )
+    return app
+
+
+async def _installation(values: Values) -> str:
+    """Return a word that is this installation's own, made at the first start."""
+    known = await values.get(INSTALLATION)
+    if known is None:
+        known = secrets.token_hex(8)
+        await values.set(INSTALLATION, known)
+    return str(known)
+
+
+def _event(content: dict[str, object]) -> Event:
+    return Event(**{**content, "time": datetime.fromisoformat(str(content["time"]))})  # type: ignore[arg-type]

@@ -1,0 +1,42 @@
+"""Whether the clock may have been set: looked at often while the service runs, and remembered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Self
+
+from service.retention import clock_jumped
+
+QUIET = timedelta(hours=24)
+"""A clock that has gone steadily for so long is trusted again: by then somebody has had a day to see the warning."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClockGuard:
+    """What is known of the clock. `doubted_since` is None while it is trusted."""
+
+    last_seen: datetime | None = None
+    doubted_since: datetime | None = None
+
+    def look(self, now: datetime) -> Self:
+        """Return what is known after a look at the clock."""
+        doubted = self.doubted_since
+        if clock_jumped(self.last_seen, now):
+            doubted = now
+        elif doubted is not None and now - doubted >= QUIET:
+            doubted = None
+        return type(self)(now, doubted)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any] | None) -> Self:
+        """Return what `as_json` told; nothing is known when it never did."""
+        times = {name: text and datetime.fromisoformat(text) for name, text in (value or {}).items()}
+        return cls(**times)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is known, to be remembered."""
+        return {
+            name: value and value.isoformat()
+            for name, value in (("last_seen", self.last_seen), ("doubted_since", self.doubted_since))
+        }

@@ -1,0 +1,269 @@
+"""Jobs one after the other: queued, run, watched, cancelled, and always brought to an end that is remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from service.announcer import Announcer
+from service.config import ServiceSettings
+from service.errors import JobRefused, NotFound, ServiceError, TooLate
+from service.failure import as_json, expected
+from service.job import Job, JobKind, JobOrigin, JobState
+from service.progress import Progress
+from service.state import History
+from service.state.history import Request
+from service.watchdog import Watchdog
+from storage_backends.base import StorageError
+
+log = logging.getLogger(__name__)
+
+Result = dict[str, Any]
+Work = Callable[[Job, Progress], Awaitable[Result]]
+"""Does a job and returns its result. Raises ServiceError, StorageError, Partial; undoes what it began when cancelled."""
+
+LONGEST_QUEUE = 16
+LOOK_SECONDS = 0.5
+VERIFYING_STAGE = "read back"
+
+
+class Partial(Exception):
+    """The archive is there, but something after it did not happen."""
+
+    def __init__(self, result: Result, error: ServiceError | StorageError) -> None:
+        super().__init__(str(error))
+        self.result = result
+        self.error = error
+
+
+class Stalled(ServiceError):
+    """A job stopped getting on and was given up."""
+
+    code = "STALLED"
+    transient = True
+
+
+class Stuck(Exception):
+    """A job was given up and does not end: a thread of it hangs. Only the end of the process frees it."""
+
+
+@dataclass(slots=True)
+class _Running:
+    job: Job
+    progress: Progress
+    task: asyncio.Task[Result]
+    watchdog: Watchdog
+    ended_by: Literal["", "cancel", "stop", "standstill"] = ""
+    given_up: float = 0.0
+
+
+@dataclass(slots=True)
+class Jobs:
+    """The queue and what runs. `run` works it off; without it, `run_now` does one job for a caller that waits."""
+
+    history: History
+    announcer: Announcer
+    work: Work
+    settings: Callable[[], ServiceSettings]
+    clock: Callable[[], datetime]
+    on_end: Callable[[Job], Awaitable[None]] | None = None
+    _queue: deque[Job] = field(default_factory=deque)
+    _more: asyncio.Event = field(default_factory=asyncio.Event)
+    _running: _Running | None = None
+
+    @property
+    def active(self) -> Job | None:
+        """Return the job that runs; None when there is none."""
+        return self._running.job if self._running else None
+
+    @property
+    def waiting(self) -> list[Job]:
+        """Return the jobs that are queued, the next one first."""
+        return list(self._queue)
+
+    async def submit(
+        self,
+        kind: JobKind,
+        params: Mapping[str, Any],
+        *,
+        origin: JobOrigin,
+        scheduled_for: datetime | None = None,
+        request: Request | None = None,
+        values: Mapping[str, Any] | None = None,
+    ) -> Job:
+        """Queue a job; it is remembered, with `values`, before this returns. Raises JobRefused when too many wait.
+
+        A request that was made before, by its idempotency key, gets the job that it got then.
+        """
+        if len(self._queue) >= LONGEST_QUEUE:
+            raise JobRefused("too many jobs wait already", hint="Wait until some have ended, or cancel them.")
+        job = self._new(kind, params, origin, scheduled_for)
+        added = await self.history.add_job(job, request=request, values=values)
+        if added.id == job.id:
+            self._queue.append(job)
+            self._more.set()
+            await self.announcer.tell("job.queued", job.as_json(), job_id=job.id)
+        return added
+
+    def _new(self, kind: JobKind, params: Mapping[str, Any], origin: JobOrigin, due: datetime | None) -> Job:
+        return Job(
+            id=secrets.token_hex(8),
+            kind=kind,
+            origin=origin,
+            state="queued",
+            created=self.clock(),
+            params=dict(params),
+            scheduled_for=due,
+        )
+
+    async def run(self) -> None:
+        """Work off the queue until cancelled; the job that runs then is stopped first. Raises Stuck."""
+        while True:
+            while not self._queue:
+                self._more.clear()
+                await self._more.wait()
+            await self._run(self._queue.popleft(), Progress())
+
+    async def run_now(self, kind: JobKind, params: Mapping[str, Any], progress: Progress) -> Job:
+        """Do one job while the caller waits; return it ended. When cancelled, it is stopped in good order first."""
+        job = await self.history.add_job(self._new(kind, params, "command line", None))
+        return await self._run(job, progress)
+
+    async def cancel(self, identifier: str) -> Job:
+        """Cancel a job; it ends as `cancelled` once it has undone what it began. Returns it as it is now.
+
+        Raises NotFound, and TooLate when it has ended or cannot be stopped any more.
+        """
+        for job in self._queue:
+            if job.id == identifier:
+                self._queue.remove(job)
+                return await self._end(job, "cancelled")
+        running = self._running
+        if running is not None and running.job.id == identifier:
+            if running.progress.past_cancelling:
+                raise TooLate(
+                    f"the {running.job.kind} is past the point where it could be cancelled ({running.progress.stage})",
+                    hint="Wait for its end. An archive can then be deleted, a restore be rolled back.",
+                )
+            self._stop(running, "cancel")
+            return running.job
+        known = await self.history.job(identifier)
+        if known is None:
+            raise NotFound(f"there is no job {identifier}", hint="`job.list` tells which there are.")
+        raise TooLate(f"the job has ended already ({known.state})", hint="There is nothing to cancel.")
+
+    def how_far(self, identifier: str) -> dict[str, Any] | None:
+        """Return how far a job is; None when it does not run."""
+        running = self._running
+        return told(running.progress) if running is not None and running.job.id == identifier else None
+
+    async def _run(self, job: Job, progress: Progress) -> Job:
+        job = job.but(state="running", started=self.clock())
+        await self.announcer.job(job)
+        tell, identifier = progress.on_step, job.id
+
+        def on_step(sentence: str) -> None:
+            tell(sentence)
+            self.announcer.progress(identifier, told(progress) | {"message": sentence})
+
+        progress.on_step = on_step
+        task = asyncio.create_task(self._do(job, progress), name=f"job {job.id}")
+        watchdog = Watchdog(self.settings().no_progress_timeout, self.settings().quiet_timeout)
+        self._running = running = _Running(job, progress, task, watchdog)
+        stopped: asyncio.CancelledError | None = None
+        try:
+            while not task.done():
+                try:
+                    await asyncio.wait({task}, timeout=LOOK_SECONDS)
+                    await self._look(running)
+                except asyncio.CancelledError as error:
+                    stopped = error
+                    self._stop(running, "stop")
+        finally:
+            self._running = None
+        ended = await self._outcome(running)
+        if stopped is not None:
+            raise stopped
+        return ended
+
+    async def _do(self, job: Job, progress: Progress) -> Result:
+        return await self.work(job, progress)
+
+    async def _look(self, running: _Running) -> None:
+        """Tell how far the job is, and end it when it has stopped getting on."""
+        if running.task.done():
+            return
+        progress = running.progress
+        if progress.stage == VERIFYING_STAGE and running.job.state == "running":
+            running.job = running.job.but(state="verifying")
+            await self.announcer.job(running.job)
+        self.announcer.progress(running.job.id, told(progress))
+        now = asyncio.get_running_loop().time()
+        if running.ended_by:
+            if running.ended_by == "standstill" and now - running.given_up > self.settings().no_progress_timeout:
+                await self._end_cancelled(running)
+                raise Stuck(f"{running.job.kind} {running.job.id} hangs while {progress.stage}")
+        elif (stood := running.watchdog.standstill(progress, now)) is not None:
+            log.error("%s %s has not got on for %.0f s; giving it up", running.job.kind, running.job.id, stood)
+            running.given_up = now
+            self._stop(running, "standstill")
+
+    def _stop(self, running: _Running, by: Literal["cancel", "stop", "standstill"]) -> None:
+        # Once is enough: what runs now may already be the way back, which must not be cut short.
+        if not running.ended_by:
+            running.ended_by = by
+            running.task.cancel()
+
+    async def _outcome(self, running: _Running) -> Job:
+        job, task = running.job, running.task
+        if task.cancelled():
+            return await self._end_cancelled(running)
+        error = task.exception()
+        if error is None:
+            return await self._end(job, "succeeded", result=task.result())
+        if isinstance(error, Partial):
+            return await self._end(job, "partial", result=error.result, error=as_json(error.error))
+        if isinstance(error, Exception) and expected(error) is None:
+            log.error("%s %s failed unexpectedly", job.kind, job.id, exc_info=error)
+        return await self._end(job, "failed", error=as_json(error))
+
+    async def _end_cancelled(self, running: _Running) -> Job:
+        job, stage = running.job, running.progress.stage
+        if running.ended_by == "standstill":
+            stalled = Stalled(
+                f"nothing moved for {self.settings().no_progress_timeout:.0f} s while {stage}, so the {job.kind} was"
+                " given up",
+                hint="Look whether the target and PostgreSQL answer; `service.no_progress_timeout` sets how long to"
+                " wait.",
+            )
+            return await self._end(job, "failed", error=as_json(stalled))
+        if running.ended_by == "stop" and job.origin != "command line":
+            interrupted = {"code": "INTERRUPTED", "message": "the service was stopped", "hint": "", "transient": True}
+            return await self._end(job, "interrupted", error=interrupted)
+        return await self._end(job, "cancelled")
+
+    async def _end(self, job: Job, state: JobState, *, result: Result | None = None, error: Any = None) -> Job:
+        job = job.but(state=state, ended=self.clock(), result=result, error=error)
+        await self.announcer.job(job)
+        if self.on_end is not None:
+            await self.on_end(job)
+        return job
+
+
+def told(progress: Progress) -> dict[str, Any]:
+    """Return how far a job is, for clients: bytes, bytes per second, seconds."""
+    eta = progress.eta
+    return {
+        "stage": progress.stage,
+        "raw_bytes": progress.raw,
+        "stored_bytes": progress.stored,
+        "expected_raw_bytes": progress.expected_raw or None,
+        "rate": round(progress.rate),
+        "eta_seconds": None if eta is None else round(eta, 1),
+    }

@@ -1,0 +1,84 @@
+"""What a start does first: end or undo what a crash left, on this machine and in the target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from service.catalog import verify
+from service.config import Config
+from service.errors import ArchiveError, DamagedSlot, NotAuthentic
+from service.exclusive import exclusive
+from service.ledger import Intent
+from service.progress import Progress
+from service.restore import recover
+from service.state import Archives
+from storage_backends import open_target
+from storage_backends.base import ObjectNotFound, StorageBackend
+
+SOMEBODY_ELSE = timedelta(hours=24)
+"""Unfinished uploads that this service knows nothing of are left alone for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettleResult:
+    """What was found: restores that were ended, uploads that were swept, archives that were read, by what came out."""
+
+    restores: list[str] = field(default_factory=list)
+    swept: int = 0
+    verified: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+
+
+async def settle(
+    config: Config, *, archives: Archives, clock: Callable[[], datetime], progress: Progress
+) -> SettleResult:
+    """Settle interrupted restores, sweep the target, and read archives that were published but never proven.
+
+    Nothing that could be an archive is removed. Raises JobRefused when another service works on the same servers,
+    ServiceError, StorageError when something could not be settled yet; it can be called again.
+    """
+    progress.begin("settle", "Looking for what a crash has left")
+    result = SettleResult(restores=await recover(config, progress=progress))
+    intents = [intent for intent in await archives.intents() if intent.target == _url(config)]
+    swept = 0
+    async with exclusive(config.state_dir, "settling", config.sources):
+        async with open_target(config.target.url, config.target.options()) as target:
+            # With both locks held, nobody of this installation is writing: what was begun is over.
+            began_here = any(intent.action == "write" for intent in intents)
+            swept = await target.sweep(clock() if began_here else clock() - SOMEBODY_ELSE)
+            unproven = [intent for intent in intents if not await _settled_already(target, intent, archives)]
+    for intent in unproven:
+        await _prove(config, intent, archives, result, progress)
+    return SettleResult(result.restores, swept, result.verified, result.damaged)
+
+
+def _url(config: Config) -> str:
+    return open_target(config.target.url, config.target.options()).url
+
+
+async def _settled_already(target: StorageBackend, intent: Intent, archives: Archives) -> bool:
+    """Settle what needs no reading: removals, archives that did not come to be, and those that were proven after all."""
+    if intent.action == "write":
+        try:
+            info = await target.stat(intent.name)
+        except ObjectNotFound:
+            pass
+        else:
+            known = (await archives.known(target.url)).get(intent.name)
+            if known is None or known.etag != info.etag or known.evidence != "verified":
+                await archives.found(target.url, intent.name, info.etag, "written")
+                return False
+    await archives.settled(intent.target, intent.name)
+    return True
+
+
+async def _prove(config: Config, intent: Intent, archives: Archives, result: SettleResult, progress: Progress) -> None:
+    try:
+        await verify(config, intent.name, progress=progress, ledger=archives)
+        result.verified.append(intent.name)
+    except (ArchiveError, NotAuthentic, DamagedSlot) as error:
+        progress.say(f"{intent.name} cannot be used: {error}")
+        result.damaged.append(intent.name)
+    await archives.settled(intent.target, intent.name)

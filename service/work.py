@@ -1,0 +1,124 @@
+"""What each kind of job does: a recipe, with its bookkeeping around it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from service.backup import BackupResult, backup, was_removed
+from service.catalog import verify
+from service.config import Config
+from service.errors import ServiceError
+from service.holding import delete
+from service.job import Job
+from service.jobs import Partial, Result
+from service.progress import Progress
+from service.prune import PruneResult, prune
+from service.restore import commit, restore, rollback
+from service.settle import settle
+from service.state import Archives
+from storage_backends.base import StorageError
+
+
+class Work:
+    """Does jobs with the configuration in force when each begins.
+
+    `clock_suspect` tells whether the clock may have been set; pruning by age waits then.
+    """
+
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        archives: Archives,
+        clock: Callable[[], datetime],
+        clock_suspect: Callable[[], bool],
+    ) -> None:
+        self._config = config
+        self._archives = archives
+        self._clock = clock
+        self._clock_suspect = clock_suspect
+
+    async def __call__(self, job: Job, progress: Progress) -> Result:
+        """Do a job; its result is JSON values. Raises ServiceError, StorageError, Partial."""
+        kinds: dict[str, Callable[[Config, dict[str, Any], Progress], Awaitable[Result]]] = {
+            "backup": self._backup,
+            "restore": self._restore,
+            "rollback": self._rollback,
+            "commit": self._commit,
+            "verify": self._verify,
+            "prune": self._prune,
+            "delete": self._delete,
+            "settle": self._settle,
+        }
+        return await kinds[job.kind](self._config(), job.params, progress)
+
+    async def _backup(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
+        try:
+            made = await backup(config, progress=progress, ledger=self._archives, clock=self._clock)
+        except (ServiceError, StorageError) as error:
+            if progress.past_cancelling and not was_removed(error):
+                raise Partial({"unproven": True}, error) from error
+            raise
+        if config.retention is None:
+            return _backed_up(made, None)
+        try:
+            pruned = await self._pruned(config, progress)
+        except (ServiceError, StorageError) as error:
+            raise Partial(_backed_up(made, None), error) from error
+        return _backed_up(made, pruned)
+
+    async def _restore(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
+        allow = frozenset(params.get("allow", ()))
+        return asdict(await restore(config, params["archive"], allow=allow, progress=progress))
+
+    async def _rollback(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
+        return {"archive": await rollback(config, progress=progress), "rolled_back": True}
+
+    async def _commit(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
+        return {"archive": await commit(config, progress=progress), "committed": True}
+
+    async def _verify(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
+        reader = await verify(config, params["archive"], progress=progress, ledger=self._archives)
+        return {
+            "archive": params["archive"],
+            "good": True,
+            "authenticated": reader.header.sealed,
+            "size": reader.info.size,
+            "raw_bytes": reader.footer.raw_bytes,
+            "streams": len(reader.manifest.streams),
+        }
+
+    async def _prune(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
+        return asdict(await self._pruned(config, progress))
+
+    async def _pruned(self, config: Config, progress: Progress) -> PruneResult:
+        return await prune(
+            config,
+            ledger=self._archives,
+            clock=self._clock,
+            progress=progress,
+            clock_suspect=self._clock_suspect(),
+        )
+
+    async def _delete(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
+        progress.begin("delete", f"Removing {params['archive']}")
+        removed = await delete(
+            config, params["archive"], even_the_last=params.get("even_the_last", False), ledger=self._archives
+        )
+        return {"archive": removed.name, "deleted": True, "size": removed.size}
+
+    async def _settle(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
+        return asdict(await settle(config, archives=self._archives, clock=self._clock, progress=progress))
+
+
+def _backed_up(made: BackupResult, pruned: PruneResult | None) -> Result:
+    """Return a backup's result, with what retention removed after it."""
+    result = asdict(made) | {"removed": pruned.removed if pruned else []}
+    if pruned is not None:
+        result["warnings"] = made.warnings + [
+            f"{name} should have been removed, but the target keeps it: {why}"
+            for name, why in pruned.kept_by_target.items()
+        ]
+    return result
