@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 # units of one row are siblings, and siblings do not import each other.
 LAYERS: list[tuple[str, ...]] = [
     ("storage_backends",),
-    ("service.errors", "service.blocking"),
+    ("service.errors", "service.blocking", "service.outbox", "service.notify_send"),
     (
         "service.progress",
         "service.finding",
@@ -29,8 +29,8 @@ LAYERS: list[tuple[str, ...]] = [
         "service.state_directory",
         "service.job",
     ),
-    ("service.passfile",),
-    ("service.config",),
+    ("service.passfile", "service.log", "service.metrics", "service.config_monitoring"),
+    ("service.config", "service.http"),
     ("service.config_for_archive", "service.config_reference"),
     ("service.archive", "service.sealing", "service.sources.base"),
     ("service.sources", "service.pipeline", "service.keys", "service.journal", "service.server_version"),
@@ -38,6 +38,8 @@ LAYERS: list[tuple[str, ...]] = [
     ("service.backup",),
     ("service.restore", "service.doctor"),
     ("service.terminal",),
+    ("service.notify_message",),
+    ("service.notify",),
     ("service.cli",),
     ("service.__main__",),
 ]
@@ -52,11 +54,14 @@ SOURCES: dict[str, tuple[str, ...]] = {
 # Third-party libraries and the only units that import them; an empty tuple is everybody.
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "aiofiles": (),
+    "aiohttp": ("service.http",),
+    "apprise": ("service.notify_send",),
     "asyncpg": ("service.sources.postgresql",),
     "click": ("service.cli",),
     "cryptography": ("service.sealing",),
     "fsspec": ("storage_backends",),
     "isal": ("service.archive.chunk",),
+    "prometheus_client": ("service.metrics",),
     "pydantic": (),
     "pydantic_core": ("service.config_problems",),
     "rich": ("service.terminal",),
