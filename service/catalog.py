@@ -16,6 +16,7 @@ from service.keys import identities
 from service.ledger import Evidence, Known, Ledger, NoLedger
 from service.pipeline.unpack import ArchiveReader, peek
 from service.progress import Progress
+from service.secret import remember_password_in
 from storage_backends import open_target
 from storage_backends.base import InvalidKey, ObjectInfo, ObjectNotFound, StorageBackend, StorageError
 
@@ -114,6 +115,7 @@ def place_of(config: Config, archive: str) -> tuple[str, str]:
 async def locate(config: Config, archive: str) -> AsyncIterator[tuple[StorageBackend, str]]:
     """Open the target that holds `archive`, and return it with the archive's name there."""
     url, name = place_of(config, archive)
+    remember_password_in(url)
     ours = url.rstrip("/") == config.target.url.rstrip("/")
     async with open_target(url, config.target.options() if ours else {}) as target:
         try:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from service.errors import ConfigError
-from service.secret import MAX_SECRET_BYTES
+from service.secret import MAX_SECRET_BYTES, remember
 
 DEFAULT_SOCKET_DIRECTORY = "/var/run/postgresql"
 
@@ -23,7 +23,7 @@ def password_from(file: Path, *, host: str, port: int, user: str, database: str)
     wanted = ("localhost" if host == DEFAULT_SOCKET_DIRECTORY else host, str(port), database, user)
     for fields in _lines(file):
         if len(fields) >= 5 and all(said in ("*", actual) for said, actual in zip(fields[:4], wanted, strict=True)):
-            return fields[4]
+            return remember(fields[4])
     raise ConfigError(
         f"the password file {file} has no line for user {user} at {host}, port {port}, database {database}",
         hint="Add a line host:port:*:user:password, or use password_file.",

@@ -1,16 +1,32 @@
 """Reading secrets where they are kept: a file or an environment variable that the configuration names.
 
-No settings object ever holds a secret, so none can reach a repr, a JSON dump, a traceback or `config show`.
+No settings object ever holds a secret, so none can reach a repr, a JSON dump, a traceback or `config show`. What a
+library puts into an error or a log is out of our hands: every secret that was read is remembered, so that `redact`
+can take it out of any text that leaves the process.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import unquote
 
 from service.errors import ConfigError
 
 MAX_SECRET_BYTES = 64 * 1024
+MAX_REMEMBERED = 256
+"""Secrets that are remembered; of more, those that were read last. A secret that changes is a new one."""
+MIN_REDACTED = 4
+"""Characters of the shortest secret that is redacted: a shorter one would take words and numbers apart."""
+REDACTED = "***"
+
+_lock = threading.Lock()
+_remembered: OrderedDict[str, re.Pattern[str]] = OrderedDict()
 
 
 def read_secret(what: str, *, file: Path | None = None, env: str | None = None) -> str | None:
@@ -28,7 +44,7 @@ def read_secret(what: str, *, file: Path | None = None, env: str | None = None) 
                 f"the environment variable {env}, which should hold the {what}, is not set",
                 hint=f"Set {env} for this service, or name a file with the {what} instead.",
             )
-        return value
+        return remember(value)
     return None
 
 
@@ -53,4 +69,68 @@ def _from_file(what: str, file: Path) -> str:
     text = text.removesuffix("\n").removesuffix("\r")
     if not text:
         raise ConfigError(f"{file}, which should hold the {what}, is empty", hint=f"Write the {what} into it.")
-    return text
+    return remember(text)
+
+
+def remember(secret: str) -> str:
+    """Let `redact` know of a secret that was read elsewhere; of one with several lines, each is a secret. Return it."""
+    with _lock:
+        if secret not in _remembered:
+            lines = secret.splitlines()
+            pieces = [line.strip() for line in lines] if len(lines) > 1 else [secret]
+            forms = [_any_form(piece) for piece in pieces if len(piece) >= MIN_REDACTED]
+            if not forms:
+                return secret
+            _remembered[secret] = re.compile("|".join(sorted(forms, key=len, reverse=True)))
+        _remembered.move_to_end(secret)
+        if len(_remembered) > MAX_REMEMBERED:
+            _remembered.popitem(last=False)
+    return secret
+
+
+def remember_password_in(url: str) -> None:
+    """Let `redact` know of the password that a URL holds, if it does, as it is written and as it is meant."""
+    authority = url.partition("://")[2].partition("/")[0]
+    password = authority.rpartition("@")[0].partition(":")[2]
+    for form in (password, unquote(password)):
+        remember(form)
+
+
+def redact(text: str) -> str:
+    """Return `text` with every secret that was read replaced by `***`, also where it is quoted for a URL or in JSON."""
+    with _lock:
+        patterns = list(_remembered.values())
+    spans = [match.span() for pattern in patterns for match in pattern.finditer(text)]
+    return _without(text, spans) if spans else text
+
+
+def _without(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    """Replace `spans`; those that overlap are one, so that no end of a secret stays behind another."""
+    kept, position, covered = [], 0, 0
+    for start, end in sorted(spans):
+        if start >= covered:
+            kept += [text[position:start], REDACTED]
+        position = covered = max(covered, end)
+    return "".join([*kept, text[position:]])
+
+
+def _any_form(secret: str) -> str:
+    """Return a regular expression for the secret with any of its characters quoted, for there are many ways to."""
+    return "".join(char if char.isascii() and char.isalnum() else _any_quoting(char) for char in secret)
+
+
+def _any_quoting(char: str) -> str:
+    octets = char.encode("utf-8", "surrogatepass" if "\ud800" <= char < "\udc80" else "surrogateescape")
+    forms = [
+        rf"\\{{0,8}}{re.escape(char)}",  # itself, or behind backslashes: JSON, repr(), libpq's files
+        "(?i:" + "".join(f"%{octet:02x}" for octet in octets) + ")",
+        "".join(rf"\\{{1,8}}x{octet:02x}" for octet in octets),  # repr() of bytes
+        re.escape(json.dumps(char)[1:-1]).replace(r"\\", r"\\{1,8}"),
+    ]
+    return f"(?:{'|'.join([*forms, re.escape('+')] if char == ' ' else forms)})"
+
+
+def safe_environment(*more: str) -> dict[str, str]:
+    """Return the environment for a child process: a few harmless variables and `more`, not those that hold secrets."""
+    names = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", *more)
+    return {"PATH": os.defpath} | {name: os.environ[name] for name in names if name in os.environ}

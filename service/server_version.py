@@ -13,6 +13,7 @@ import aiofiles
 
 from service.config import ServerSettings
 from service.errors import ConfigError
+from service.secret import safe_environment
 
 COMMAND_TIMEOUT = 10.0
 """Seconds."""
@@ -61,6 +62,7 @@ async def _ask(command: list[str]) -> str:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
+            env=safe_environment(),
             start_new_session=True,
         )
     except OSError as exc:

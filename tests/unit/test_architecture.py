@@ -36,6 +36,7 @@ LAYERS: list[tuple[str, ...]] = [
     (
         "service.passfile",
         "service.failure",
+        "service.terminal",
         "service.watchdog",
         "service.schedule",
         "service.retention",
@@ -58,7 +59,6 @@ LAYERS: list[tuple[str, ...]] = [
     ("service.api",),
     ("service.app",),
     ("service.serve",),
-    ("service.terminal",),
     ("service.cli",),
     ("service.__main__",),
 ]
@@ -73,13 +73,15 @@ SOURCES: dict[str, tuple[str, ...]] = {
 # Third-party libraries and the only units that import them; an empty tuple is everybody.
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "aiofiles": (),
+    "aiohttp": ("service.http",),
+    "apprise": ("service.notify_send",),
     "asyncpg": ("service.sources.postgresql",),
     "click": ("service.cli",),
-    "cronsim": ("service.schedule",),
     "cronsim": ("service.schedule",),
     "cryptography": ("service.sealing",),
     "fsspec": ("storage_backends",),
     "isal": ("service.archive.chunk",),
+    "prometheus_client": ("service.metrics",),
     "pydantic": (),
     "pydantic_core": ("service.config_problems",),
     "rich": ("service.terminal",),

@@ -42,7 +42,11 @@ def client_directory(settings: PostgresqlSettings, server_version_num: int) -> P
 async def client_version(directory: Path, server_version_num: int) -> str:
     """Return pg_dump's version, such as `15.20`. Raises SourceError when its major is not the server's."""
     process = await asyncio.create_subprocess_exec(
-        directory / "pg_dump", "--version", stdout=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL
+        directory / "pg_dump",
+        "--version",
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        env=_environment(),
     )
     output, _ = await process.communicate()
     words = output.decode(errors="replace").split()
@@ -73,6 +77,11 @@ def conninfo(settings: PostgresqlSettings, database: str) -> str:
     return " ".join(f"{key}={quoted(value)}" for key, value in parts.items())
 
 
+def _environment() -> dict[str, str]:
+    """Not this process's own, which may hold passwords of all kinds, and settings of libpq's that are not ours."""
+    return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C.UTF-8"}
+
+
 @contextlib.contextmanager
 def anonymous_file(name: str, content: bytes = b"") -> Iterator[IO[bytes]]:
     """Open a file in memory that has no name on any disk; children reach it as /proc/self/fd/N."""
@@ -99,9 +108,7 @@ async def child(
     """
     password = (settings.password() or "").replace("\\", "\\\\").replace(":", "\\:")
     with anonymous_file("pgpass", f"*:*:*:*:{password}\n".encode()) as pgpass:
-        environment = {
-            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
-            "LC_ALL": "C.UTF-8",
+        environment = _environment() | {
             "PGPASSFILE": f"/proc/self/fd/{pgpass.fileno()}",
             "PGOPTIONS": " ".join(
                 f"-c {key}={value}" for key, value in {**STARTUP_SETTINGS, **(options or {})}.items()

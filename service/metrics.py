@@ -1,0 +1,149 @@
+"""Metrics for Prometheus, in a registry of their own; docs/METRICS.md lists them with example alerts.
+
+Times are UNIX timestamps in seconds, 0 for never: an alert on the age of the last success then fires, instead of
+finding nothing to compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import version
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from service.job import ENDED, Job, JobKind
+from service.secret import redact
+
+_DURATIONS = (1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 28800)
+
+
+class Metrics:
+    """What is measured of the service. Every method is quick, raises nothing and may be called at any time."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._running_jobs: dict[str, JobKind] = {}
+        self._define_jobs()
+        self._define_backups()
+        self._define_surroundings()
+        for kind in get_args(JobKind):
+            self._running.labels(kind).set(0)
+            for result in ENDED:
+                self._runs.labels(kind, result)  # from 0, or an alert on the increase would miss the first failure
+        self._build.labels(version("deviceon-backup")).set(1)
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+        return Gauge(f"deviceon_backup_{name}", text, labels, registry=self.registry)
+
+    def _define_jobs(self) -> None:
+        self._runs = Counter(
+            "deviceon_backup_runs_total",
+            "Jobs that ended since the service started.",
+            ("kind", "result"),
+            registry=self.registry,
+        )
+        self._durations = Histogram(
+            "deviceon_backup_run_duration_seconds",
+            "How long jobs ran that ended since the service started, whatever their result.",
+            ("kind",),
+            buckets=_DURATIONS,
+            registry=self.registry,
+        )
+        self._last_run = self._gauge(
+            "last_run_timestamp_seconds", "When the last job of this kind and result ended.", ("kind", "result")
+        )
+        self._last_duration = self._gauge(
+            "last_run_duration_seconds", "How long the last job of this kind ran.", ("kind",)
+        )
+        self._running = self._gauge("running_jobs", "Jobs that are running now.", ("kind",))
+
+    def _define_backups(self) -> None:
+        self._last_success = self._gauge(
+            "last_success_timestamp_seconds",
+            "When the last backup ended whose archive was read back and verified; known across restarts, 0 for never.",
+        )
+        self._raw = self._gauge("last_backup_raw_bytes", "Bytes of data in the last successful backup.")
+        self._stored = self._gauge("last_backup_stored_bytes", "Bytes of the last successful backup's archive.")
+        self._stages = self._gauge(
+            "last_backup_stage_duration_seconds", "How long each stage of the last successful backup took.", ("stage",)
+        )
+        self._next_run = self._gauge("next_run_timestamp_seconds", "When the next backup is due, 0 for never.")
+        self._schedule = self._gauge("schedule_enabled", "1 when backups are made by a schedule, else 0.")
+
+    def _define_surroundings(self) -> None:
+        self._archives = self._gauge(
+            "archives", "Archives in the target, by what is known of their worth.", ("target", "evidence")
+        )
+        self._bytes = self._gauge("archives_bytes", "Bytes of all archives in the target.", ("target",))
+        self._newest = self._gauge(
+            "newest_verified_archive_timestamp_seconds",
+            "When the newest verified archive in the target was made, 0 when there is none.",
+            ("target",),
+        )
+        self._up = self._gauge("target_up", "1 when the target could be used the last time, else 0.", ("target",))
+        self._build = self._gauge("build_info", "Always 1; the label tells the version of the service.", ("version",))
+
+    def seed(self, last_success: Job | None) -> None:
+        """Tell, when the service starts, which backup was the last that succeeded, so that its age is known."""
+        if last_success is not None:
+            self._note_success(last_success)
+
+    def job_started(self, job: Job) -> None:
+        """Count a job as running."""
+        self._running_jobs[job.id] = job.kind
+        self._count_running(job.kind)
+
+    def job_ended(self, job: Job) -> None:
+        """Count a job that has ended, whether it ever ran or not."""
+        if not job.done:
+            return
+        self._running_jobs.pop(job.id, None)
+        self._count_running(job.kind)
+        self._runs.labels(job.kind, job.state).inc()
+        if job.ended:
+            self._last_run.labels(job.kind, job.state).set(job.ended.timestamp())
+        if job.seconds is not None:
+            self._durations.labels(job.kind).observe(job.seconds)
+            self._last_duration.labels(job.kind).set(job.seconds)
+        self._note_success(job)
+
+    def archives(self, target: str, by_evidence: Mapping[str, int], newest: datetime | None, total_bytes: int) -> None:
+        """Tell what is in a target: archives by evidence, and when the newest verified one was made."""
+        target = redact(target)
+        self._archives.remove_by_labels({"target": target})  # an evidence that no archive has any more
+        for evidence, count in by_evidence.items():
+            self._archives.labels(target, evidence).set(count)
+        self._newest.labels(target).set(newest.timestamp() if newest else 0)
+        self._bytes.labels(target).set(total_bytes)
+
+    def target_up(self, target: str, up: bool) -> None:
+        """Tell whether a target could be used."""
+        self._up.labels(redact(target)).set(up)
+
+    def next_run(self, when: datetime | None) -> None:
+        """Tell when the next backup is due; None for never."""
+        self._next_run.set(when.timestamp() if when else 0)
+
+    def schedule_enabled(self, enabled: bool) -> None:
+        """Tell whether backups are made by a schedule."""
+        self._schedule.set(enabled)
+
+    def text(self) -> bytes:
+        """Return all metrics in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+    def _count_running(self, kind: JobKind) -> None:
+        self._running.labels(kind).set(list(self._running_jobs.values()).count(kind))
+
+    def _note_success(self, job: Job) -> None:
+        if job.kind != "backup" or job.state != "succeeded" or job.ended is None:
+            return
+        self._last_success.set(job.ended.timestamp())
+        result = job.result or {}
+        self._raw.set(result.get("raw_bytes", 0))
+        self._stored.set(result.get("size", 0))
+        self._stages.clear()
+        for stage, seconds in result.get("stages", {}).items():
+            self._stages.labels(stage).set(seconds)
