@@ -20,7 +20,6 @@ from service.secret import remember_password_in
 from storage_backends import open_target
 from storage_backends.base import InvalidKey, ObjectInfo, ObjectNotFound, StorageBackend, StorageError
 
-
 HOLD_SUFFIX = ".hold"
 """An object of this name beside an archive holds it: it is not removed by retention, nor by hand."""
 
@@ -138,9 +137,7 @@ async def opened(config: Config, archive: str) -> AsyncIterator[ArchiveReader]:
         yield await ArchiveReader.open(target, name, identities(config))
 
 
-async def verify(
-    config: Config, archive: str, *, progress: Progress, ledger: Ledger | None = None
-) -> ArchiveReader:
+async def verify(config: Config, archive: str, *, progress: Progress, ledger: Ledger | None = None) -> ArchiveReader:
     """Read every byte of an archive and authenticate it; return the (closed) reader for its manifest.
 
     What comes out is told to the ledger: the archive is `verified` or `damaged`; neither when it could not be read.

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from service import strict_yaml
+from service.config_monitoring import DeadManSettings, HttpSettings, LogSettings, NotificationSettings
 from service.config_problems import describe
 from service.config_types import AbsolutePath, Settings, SourceName, VariableName, Word
 from service.errors import ConfigError
@@ -303,6 +304,14 @@ class ConfigFile(SystemBackup):
     """What is backed up; each item has a `type`."""
     service: ServiceSettings = ServiceSettings()
     """The long-running service."""
+    http: HttpSettings = HttpSettings()
+    """The service's status for monitoring."""
+    log: LogSettings = LogSettings()
+    """The service's log."""
+    notifications: NotificationSettings | None = None
+    """Messages to people when jobs end."""
+    dead_man: DeadManSettings | None = None
+    """A ping that stops when backups stop."""
 
     @model_validator(mode="after")
     def _unique_names(self) -> Self:

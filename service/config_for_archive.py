@@ -21,11 +21,11 @@ from service.config import (
     ServerSettings,
     TargetSettings,
     find,
-    load,
 )
 from service.config_problems import describe
 from service.config_types import Settings
 from service.errors import ConfigError
+from service.settings import load
 
 UNKNOWN_VERSION = "(not given)"
 

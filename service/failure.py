@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from service.errors import RestoreRefused, ServiceError
+from service.secret import redact
 from storage_backends.base import StorageError
 
 
@@ -21,17 +22,23 @@ def as_json(error: BaseException) -> dict[str, Any]:
     """Return a failure for programs: stable code, message, hint, and whether a retry may help."""
     known = expected(error)
     if known is None:
-        return {"code": "UNEXPECTED", "message": type(error).__name__, "hint": "", "transient": False}
+        return {
+            "code": "UNEXPECTED",
+            "message": f"unexpected {type(error).__name__}",
+            "hint": "The log has the details; report it with them.",
+            "transient": False,
+        }
     told: dict[str, Any] = {
         "code": known.code,
-        "message": str(known),
-        "hint": known.hint,
+        "message": redact(str(known)),
+        "hint": redact(known.hint),
         "transient": known.transient,
     }
-    if notes := list(getattr(known, "__notes__", ())):
+    if notes := [redact(note) for note in getattr(known, "__notes__", ())]:
         told["notes"] = notes
     if isinstance(known, RestoreRefused):
         told["obstacles"] = [
-            {"code": each.code, "message": each.message, "remedy": each.remedy} for each in known.obstacles
+            {"code": each.code, "message": redact(each.message), "remedy": redact(each.remedy)}
+            for each in known.obstacles
         ]
     return told

@@ -18,7 +18,7 @@ JobState = Literal["queued", "running", "verifying", "succeeded", "partial", "fa
 """`partial`: the archive is there, but something after it did not happen; the error says what."""
 
 JobOrigin = Literal["schedule", "catch-up", "socket", "command line", "service"]
-"""Who asked. `catch-up` makes up for a scheduled run that was missed or interrupted; `service` is the service itself."""
+"""Who asked. `catch-up` makes up for a scheduled run that was missed or interrupted; `service` asks by itself."""
 
 _TIMES = ("created", "scheduled_for", "started", "ended")
 

@@ -16,6 +16,7 @@ from service.config import ServiceSettings
 from service.errors import JobRefused, NotFound, ServiceError, TooLate
 from service.failure import as_json, expected
 from service.job import Job, JobKind, JobOrigin, JobState
+from service.log import current_job
 from service.progress import Progress
 from service.state import History
 from service.state.history import Request
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 Result = dict[str, Any]
 Work = Callable[[Job, Progress], Awaitable[Result]]
-"""Does a job and returns its result. Raises ServiceError, StorageError, Partial; undoes what it began when cancelled."""
+"""Does a job, returns its result. Raises ServiceError, StorageError, Partial; undoes what it began when cancelled."""
 
 LONGEST_QUEUE = 16
 LOOK_SECONDS = 0.5
@@ -72,6 +73,7 @@ class Jobs:
     work: Work
     settings: Callable[[], ServiceSettings]
     clock: Callable[[], datetime]
+    on_start: Callable[[Job], Awaitable[None]] | None = None
     on_end: Callable[[Job], Awaitable[None]] | None = None
     _queue: deque[Job] = field(default_factory=deque)
     _more: asyncio.Event = field(default_factory=asyncio.Event)
@@ -166,6 +168,8 @@ class Jobs:
     async def _run(self, job: Job, progress: Progress) -> Job:
         job = job.but(state="running", started=self.clock())
         await self.announcer.job(job)
+        if self.on_start is not None:
+            await self.on_start(job)
         tell, identifier = progress.on_step, job.id
 
         def on_step(sentence: str) -> None:
@@ -193,6 +197,8 @@ class Jobs:
         return ended
 
     async def _do(self, job: Job, progress: Progress) -> Result:
+        current_job.set(job.id)
+        log.info("%s begins", job.kind)
         return await self.work(job, progress)
 
     async def _look(self, running: _Running) -> None:
@@ -251,9 +257,29 @@ class Jobs:
     async def _end(self, job: Job, state: JobState, *, result: Result | None = None, error: Any = None) -> Job:
         job = job.but(state=state, ended=self.clock(), result=result, error=error)
         await self.announcer.job(job)
+        _log_end(job)
         if self.on_end is not None:
-            await self.on_end(job)
+            try:
+                await self.on_end(job)
+            except (ServiceError, StorageError) as problem:
+                log.error("after %s %s: %s", job.kind, job.id, problem)
         return job
+
+
+def _log_end(job: Job) -> None:
+    good = job.state in ("succeeded", "cancelled")
+    error = job.error or {}
+    fields = {"kind": job.kind, "state": job.state, "seconds": job.seconds, "code": error.get("code")}
+    token = current_job.set(job.id)
+    log.log(
+        logging.INFO if good else logging.ERROR,
+        "%s %s%s",
+        job.kind,
+        job.state,
+        f": {error['message']}" if error else "",
+        extra={"fields": {name: value for name, value in fields.items() if value is not None}},
+    )
+    current_job.reset(token)
 
 
 def told(progress: Progress) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Known:
     evidence: Evidence = "unknown"
     since: datetime | None = None
     """When the evidence was found."""
-    facts: Mapping[str, Any] | None = None
+    facts: dict[str, Any] | None = None
     """What the archive says of itself, as the catalog read it; None when it was not looked at."""
 
 
@@ -81,7 +81,7 @@ class NoLedger:
     async def found(self, target: str, name: str, etag: str, evidence: Evidence) -> None:
         """Forget it."""
 
-    async def known(self, target: str) -> dict[str, Known]:  # noqa: ARG002
+    async def known(self, target: str) -> dict[str, Known]:
         """Know nothing."""
         return {}
 

@@ -205,6 +205,9 @@ def _kept_by_rules(
             newest.setdefault(period_of(archive.created.astimezone(zone)), archive.name)
         for number, (period, name) in enumerate(islice(newest.items(), most or 0), start=1):
             yield name, f"newest of {kind} {period} ({number} of {most})"
+    if policy.keep_within is None:
+        return
+    reach = "a day" if policy.keep_within == 1 else f"{policy.keep_within} days"
     for archive in newest_first:
-        if policy.keep_within and now - archive.created <= timedelta(days=policy.keep_within):
-            yield archive.name, f"made within {policy.keep_within} days"
+        if now - archive.created <= timedelta(days=policy.keep_within):
+            yield archive.name, f"made within {reach}"

@@ -45,6 +45,7 @@ class Scheduler:
     settings: Callable[[], SystemBackup]
     clock: Callable[[], datetime]
     seed: str
+    on_missed: Callable[[datetime, str], None] | None = None
     guard: ClockGuard = field(default_factory=ClockGuard)
     _served_until: datetime | None = None
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -121,6 +122,8 @@ class Scheduler:
             log.error("the backup of %s was missed", due.isoformat())
             await self.values.set(SERVED, _served(schedule, due))
             await self.announcer.tell("schedule.missed", {"due": due.isoformat(), "made_up": False})
+            if self.on_missed is not None:
+                self.on_missed(due, f"the service did not run, and more than {schedule.catch_up} hours have passed")
 
     async def _queue(self, schedule: ScheduleSettings, origin: JobOrigin, due: datetime) -> None:
         values = {SERVED: _served(schedule, due)}
@@ -129,6 +132,8 @@ class Scheduler:
             log.warning("the backup of %s is left out: another is at work", due.isoformat())
             await self.values.set(SERVED, values[SERVED])
             await self.announcer.tell("schedule.skipped", {"due": due.isoformat(), "job_id": busy[0].id})
+            if self.on_missed is not None:
+                self.on_missed(due, "another backup was still at work")
             return
         await self.jobs.submit("backup", {}, origin=origin, scheduled_for=due, values=values)
 

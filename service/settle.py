@@ -43,12 +43,14 @@ async def settle(
     result = SettleResult(restores=await recover(config, progress=progress))
     intents = [intent for intent in await archives.intents() if intent.target == _url(config)]
     swept = 0
-    async with exclusive(config.state_dir, "settling", config.sources):
-        async with open_target(config.target.url, config.target.options()) as target:
-            # With both locks held, nobody of this installation is writing: what was begun is over.
-            began_here = any(intent.action == "write" for intent in intents)
-            swept = await target.sweep(clock() if began_here else clock() - SOMEBODY_ELSE)
-            unproven = [intent for intent in intents if not await _settled_already(target, intent, archives)]
+    async with (
+        exclusive(config.state_dir, "settling", config.sources),
+        open_target(config.target.url, config.target.options()) as target,
+    ):
+        # With both locks held, nobody of this installation is writing: what was begun is over.
+        began_here = any(intent.action == "write" for intent in intents)
+        swept = await target.sweep(clock() if began_here else clock() - SOMEBODY_ELSE)
+        unproven = [intent for intent in intents if not await _settled_already(target, intent, archives)]
     for intent in unproven:
         await _prove(config, intent, archives, result, progress)
     return SettleResult(result.restores, swept, result.verified, result.damaged)
@@ -59,7 +61,7 @@ def _url(config: Config) -> str:
 
 
 async def _settled_already(target: StorageBackend, intent: Intent, archives: Archives) -> bool:
-    """Settle what needs no reading: removals, archives that did not come to be, and those that were proven after all."""
+    """Settle what needs no reading: removals, archives that did not come to be, those that were proven after all."""
     if intent.action == "write":
         try:
             info = await target.stat(intent.name)

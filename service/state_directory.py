@@ -53,24 +53,43 @@ def sync_directory(directory: Path) -> None:
 @contextlib.contextmanager
 def only_job(directory: Path, what: str) -> Iterator[None]:
     """Hold the lock that lets one backup or restore run at a time. Raises JobRefused. A killed holder lets go."""
-    path = prepare(directory) / "job.lock"
+    with _locked(prepare(directory) / "job.lock", what) as running:
+        if running is not None:
+            raise JobRefused(f"{running} is running", hint="Wait until it has finished, then try again.")
+        yield
+
+
+@contextlib.contextmanager
+def only_service(directory: Path) -> Iterator[None]:
+    """Hold the lock that lets one service run on a state directory. Raises JobRefused."""
+    with _locked(prepare(directory) / "service.lock", "a service") as running:
+        if running is not None:
+            raise JobRefused(
+                f"{running} uses {directory} already", hint="Stop it, or give this one a state_dir of its own."
+            )
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, what: str) -> Iterator[str | None]:
+    """Hold a lock file for a block; yield what holds it instead when somebody does."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(
-            f"the state directory {directory} cannot be written: {error.strerror}",
+            f"the state directory {path.parent} cannot be written: {error.strerror}",
             hint="Run as the user that owns it, or set state_dir to a directory that this service may write.",
         ) from error
     with os.fdopen(descriptor, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            running = file.read().strip() or "another job"
-            raise JobRefused(f"{running} is running", hint="Wait until it has finished, then try again.") from error
+        except BlockingIOError:
+            yield file.read().strip() or "another job"
+            return
         file.truncate(0)
         file.write(f"{what} (process {os.getpid()})")
         file.flush()
-        yield
+        yield None
 
 
 def next_sequence(directory: Path, newest: int) -> int:

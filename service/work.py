@@ -14,6 +14,7 @@ from service.errors import ServiceError
 from service.holding import delete
 from service.job import Job
 from service.jobs import Partial, Result
+from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
 from service.prune import PruneResult, prune
 from service.restore import commit, restore, rollback
@@ -80,15 +81,8 @@ class Work:
         return {"archive": await commit(config, progress=progress), "committed": True}
 
     async def _verify(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
-        reader = await verify(config, params["archive"], progress=progress, ledger=self._archives)
-        return {
-            "archive": params["archive"],
-            "good": True,
-            "authenticated": reader.header.sealed,
-            "size": reader.info.size,
-            "raw_bytes": reader.footer.raw_bytes,
-            "streams": len(reader.manifest.streams),
-        }
+        archive = params["archive"]
+        return verified(await verify(config, archive, progress=progress, ledger=self._archives), archive)
 
     async def _prune(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
         return asdict(await self._pruned(config, progress))
@@ -111,6 +105,18 @@ class Work:
 
     async def _settle(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
         return asdict(await settle(config, archives=self._archives, clock=self._clock, progress=progress))
+
+
+def verified(reader: ArchiveReader, archive: str) -> Result:
+    """Return the result for an archive of which every byte was read."""
+    return {
+        "archive": archive,
+        "good": True,
+        "authenticated": reader.header.sealed,
+        "size": reader.info.size,
+        "raw_bytes": reader.footer.raw_bytes,
+        "streams": len(reader.manifest.streams),
+    }
 
 
 def _backed_up(made: BackupResult, pruned: PruneResult | None) -> Result:

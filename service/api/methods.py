@@ -5,11 +5,12 @@ A method that takes long gives a job, which goes on whatever becomes of the clie
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from service.announcer import Announcer
 from service.api import params as p
@@ -35,6 +36,8 @@ from service.state.history import Request
 from service.target_test import try_target
 from storage_backends import open_target
 
+T = TypeVar("T")
+
 
 @dataclass(slots=True)
 class Methods:
@@ -52,9 +55,10 @@ class Methods:
     started: datetime
     not_ready: Callable[[], str | None]
     schema: Callable[[], dict[str, Any]]
+    _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @method("system.info")
-    async def info(self, params: p.Nothing) -> SystemInfo:  # noqa: ARG002
+    async def info(self, params: p.Nothing) -> SystemInfo:
         """Tell what service this is and how it stands."""
         file = self.file()
         return SystemInfo(
@@ -77,17 +81,17 @@ class Methods:
         )
 
     @method("system.doctor")
-    async def doctor(self, params: p.Nothing) -> list[Finding]:  # noqa: ARG002
+    async def doctor(self, params: p.Nothing) -> list[Finding]:
         """Try the TPM, the sources and the target, and say what has to be put right."""
         return await examine(self._config())
 
     @method("system.schema")
-    async def describe(self, params: p.Nothing) -> dict[str, Any]:  # noqa: ARG002
+    async def describe(self, params: p.Nothing) -> dict[str, Any]:
         """Return the JSON Schema of every method and event."""
         return self.schema()
 
     @method("settings.get")
-    async def settings(self, params: p.Nothing) -> Changed:  # noqa: ARG002
+    async def settings(self, params: p.Nothing) -> Changed:
         """Return the System Backup settings in force, and which of them the configuration file fixes."""
         return self._settings()
 
@@ -112,11 +116,12 @@ class Methods:
             self.scheduler.wake()
             return self._settings()
 
-        return await self._once("settings.update", params, change)
+        async with self._changing:
+            return await self._once("settings.update", params, change, again=self._settings)
 
     @method("target.test", admin=True)
     async def test_target(self, params: p.TargetTest) -> list[Finding]:
-        """Write a small object to a target, read it back, try to overwrite it, list it, remove it; tell what was found."""
+        """Write a small object to a target, read it back, try to overwrite, list and remove it; tell what was found."""
         return await try_target(params.target or self._config().target)
 
     @method("backup.start", admin=True)
@@ -190,7 +195,7 @@ class Methods:
             await self.announcer.tell("archive.held", {"archive": params.archive, "reason": params.reason})
             return Done()
 
-        return await self._once("archive.hold", params, do)
+        return await self._once("archive.hold", params, do, again=Done)
 
     @method("archive.release", admin=True)
     async def release(self, params: p.ArchiveJob) -> Done:
@@ -201,7 +206,7 @@ class Methods:
             await self.announcer.tell("archive.released", {"archive": params.archive})
             return Done()
 
-        return await self._once("archive.release", params, do)
+        return await self._once("archive.release", params, do, again=Done)
 
     @method("archive.delete", admin=True)
     async def delete(self, params: p.ArchiveDelete) -> Job:
@@ -219,7 +224,7 @@ class Methods:
         return await self._submit("restore", "restore.start", params)
 
     @method("restore.pending")
-    async def pending(self, params: p.Nothing) -> Pending | None:  # noqa: ARG002
+    async def pending(self, params: p.Nothing) -> Pending | None:
         """Return the restore that waits for commit or rollback; null when there is none."""
         journal = pending(self._config())
         if journal is None:
@@ -281,11 +286,13 @@ class Methods:
         self._config()  # a job that cannot even find its target is refused at once
         return await self.jobs.submit(kind, given, origin="socket", request=_request(name, params))
 
-    async def _once(self, name: str, params: p.Mutation, do: Callable[[], Awaitable[Any]]) -> Any:
-        """Do something, unless the same request was answered before."""
+    async def _once(
+        self, name: str, params: p.Mutation, do: Callable[[], Awaitable[T]], *, again: Callable[[], T]
+    ) -> T:
+        """Do something, unless the same request was answered before: then return what `again` gives."""
         request = _request(name, params)
         if request is not None and await self.history.answer_before(request, self.clock()) is not None:
-            return self._settings() if name == "settings.update" else Done()
+            return again()
         answer = await do()
         if request is not None:
             await self.history.remember_answer(request, {}, self.clock())
@@ -313,4 +320,3 @@ class TargetNotGood(JobRefused):
 def _checked(name: str, document: dict[str, Any]) -> Any:
     """Return one System Backup setting that is only tried. Raises ConfigError."""
     return getattr(parsed({name: document}), name)
-

@@ -145,5 +145,3 @@ class Since(Params):
 
     since: Annotated[int, Field(ge=0)] | None = None
     """The number of the last event that is known; only new ones when left out."""
-
-

@@ -1,4 +1,4 @@
-"""What a method is: its name, who may call it, what it takes and gives. Dispatch and the published schema come from it."""
+"""What a method is: its name, who may call it, what it takes and gives. Dispatch and the schema come from it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ def method(name: str, *, admin: bool = False) -> Callable[[F], F]:
 def methods_of(owner: object) -> dict[str, Method]:
     """Return the methods that an object has, by name."""
     found = {}
-    for _, function in inspect.getmembers(owner, callable):
+    for attribute in dir(owner):
+        function = getattr(owner, attribute)
         if marked := getattr(function, "rpc", None):
             name, admin = marked
             found[name] = Method(name, admin, function)

@@ -1,4 +1,4 @@
-"""The published description of the socket: every method and event, with JSON Schemas. docs/socket-schema.json holds it."""
+"""The published description of the socket: methods and events, with JSON Schemas. docs/socket-schema.json holds it."""
 
 from __future__ import annotations
 
@@ -45,14 +45,20 @@ _OTHER_EVENTS: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
-    "service.started": ("The service has started; the jobs that were interrupted.", _object(interrupted={"type": "array", "items": _TEXT})),
+    "service.started": (
+        "The service has started; the jobs that were interrupted.",
+        _object(interrupted={"type": "array", "items": _TEXT}),
+    ),
     "state.damaged": ("The service's memory was damaged; history is lost, the file was kept.", _object(file=_TEXT)),
     "settings.changed": ("System Backup settings were changed.", _object(changed={"type": "array", "items": _TEXT})),
     "schedule.missed": (
         "A backup that was due did not begin in time.",
         _object(due=_TIME, made_up={"type": "boolean"}),
     ),
-    "schedule.skipped": ("A backup that was due was left out, since another was at work.", _object(due=_TIME, job_id=_TEXT)),
+    "schedule.skipped": (
+        "A backup that was due was left out, since another was at work.",
+        _object(due=_TIME, job_id=_TEXT),
+    ),
     "clock.jumped": (
         "The clock was set, or the machine was off; pruning by age waits for a day.",
         _object(**{"from": {"type": ["string", "null"]}, "to": _TIME}),

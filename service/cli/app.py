@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 
-from service.cli import archives, failures, restoring, settings
+from service.cli import archives, failures, managing, restoring, serving, settings
+from service.cli.commander import JobEnded
 from service.cli.failures import Interrupted
 from service.cli.options import Shared, emit, shared_options
+from service.failure import as_json
 
 
 class Commands(click.Group):
@@ -26,7 +28,7 @@ class Commands(click.Group):
             failure = exc
         code = failures.show(failure, debug=shared.debug)
         if shared.json:
-            emit({"error": failures.as_json(failure)})
+            emit({"error": failure.told if isinstance(failure, JobEnded) else as_json(failure)})
         return ctx.exit(code)
 
 
@@ -55,5 +57,15 @@ for command in (
     settings.config,
     settings.doctor,
     settings.version,
+    serving.serve,
+    managing.status,
+    managing.job,
+    managing.schedule,
+    managing.prune,
+    managing.hold,
+    managing.release,
+    managing.delete,
+    managing.settings,
+    managing.test_target,
 ):
     command_line.add_command(command)

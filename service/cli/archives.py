@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli import render
-from service.cli.connection import config_for, reading_options
+from service.cli.commander import commanding, result_of
+from service.cli.connection import config_for, configuration, given, reading_options
 from service.cli.options import Shared, emit, json_option, shared_options
 from service.cli.running import run
 from service.terminal import plain, reporting
 
 if TYPE_CHECKING:
-    from service.catalog import CatalogEntry
     from service.config import Config
+    from service.progress import Progress
 
 # Recipes are imported when a command runs: they load drivers and cryptography.
 
@@ -24,14 +25,19 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_obj
 def backup(shared: Shared) -> None:
-    """Back up every configured source into one new archive, and read it back."""
-    from service.backup import backup as recipe  # noqa: PLC0415
-    from service.config import load  # noqa: PLC0415
+    """Back up every configured source into one new archive, and read it back.
 
-    config = load(shared.config)
+    What retention does not keep is removed afterwards.
+    """
     with reporting(quiet=shared.quiet) as progress:
-        result = run(recipe(config, progress=progress))
+        job = run(_job(shared, "backup.start", {}, progress))
+    result = result_of(job)
     emit(result) if shared.json else render.backup(result)
+
+
+async def _job(shared: Shared, method: str, params: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    async with commanding(configuration(shared), shared.socket) as commander:
+        return await commander.job(method, params, progress)
 
 
 @click.command("list")
@@ -40,22 +46,19 @@ def backup(shared: Shared) -> None:
 @click.pass_obj
 def list_archives(shared: Shared) -> None:
     """List the archives in the configured target, the oldest first."""
-    from service.config import load  # noqa: PLC0415
-
-    config = load(shared.config)
-    entries = run(_listed(config))
-    if shared.json:
-        emit({"target": config.target.url, "archives": entries})
-    else:
-        render.archives(entries, config.target.url)
+    found = run(_listed(shared))
+    emit(found) if shared.json else render.archives(found["archives"], found["target"])
 
 
-async def _listed(config: Config) -> list[CatalogEntry]:
-    from service.catalog import list_archives as recipe  # noqa: PLC0415
-    from storage_backends import open_target  # noqa: PLC0415
-
-    async with open_target(config.target.url, config.target.options()) as target:
-        return await recipe(target)
+async def _listed(shared: Shared) -> dict[str, Any]:
+    async with commanding(configuration(shared), shared.socket) as commander:
+        archives: list[Any] = []
+        while True:
+            before = {"before": archives[-1]["name"]} if archives else {}
+            page = await commander.call("archive.list", limit=500, **before)
+            archives += page["archives"]
+            if not page["more"]:
+                return {"target": page["target"], "archives": archives[::-1]}
 
 
 @click.command()
@@ -92,26 +95,25 @@ async def _inspected(config: Config, archive: str) -> dict[str, Any]:
 @click.pass_obj
 def verify(shared: Shared, /, archive: str, **options: Any) -> None:
     """Read every byte of an archive and authenticate it."""
-    from service.catalog import verify as recipe  # noqa: PLC0415
-
     config = config_for(shared, archive, options)
     with reporting(quiet=shared.quiet) as progress:
-        reader = run(recipe(config, archive, progress=progress))
+        if "/" in archive or given(options):
+            found = run(_verified(config, archive, progress))
+        else:
+            found = result_of(run(_job(shared, "archive.verify", {"archive": archive}, progress)))
     if shared.json:
-        emit(
-            {
-                "archive": archive,
-                "good": True,
-                "authenticated": reader.header.sealed,
-                "size": reader.info.size,
-                "raw_bytes": reader.footer.raw_bytes,
-                "streams": len(reader.manifest.streams),
-            }
-        )
+        emit(found)
     else:
         how = (
             "authentic"
-            if reader.header.sealed
+            if found["authenticated"]
             else "undamaged (not sealed, so an alteration on purpose would not show)"
         )
         click.echo(f"{plain(archive)} is complete and {how}")
+
+
+async def _verified(config: Config, archive: str, progress: Progress) -> dict[str, Any]:
+    from service.catalog import verify as recipe  # noqa: PLC0415
+    from service.work import verified  # noqa: PLC0415
+
+    return verified(await recipe(config, archive, progress=progress), archive)

@@ -12,7 +12,7 @@ import click
 from service.cli.options import Shared
 
 if TYPE_CHECKING:
-    from service.config import Config
+    from service.config import Config, ConfigFile
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,6 +62,28 @@ def config_for(shared: Shared, archive: str, options: dict[str, Any]) -> Config:
     from service.config_for_archive import Given, choose  # noqa: PLC0415 - models take time to import
 
     return choose(shared.config, archive, Given(**options), os.environ)
+
+
+def given(options: dict[str, Any]) -> bool:
+    """Tell whether any option was given that only this process can obey, not a service."""
+    return any(value is not None for value in options.values())
+
+
+def configuration(shared: Shared, *, complete: bool = True) -> ConfigFile | None:
+    """Return the configuration; None when it cannot be read and a service was named. Raises ConfigError.
+
+    `complete`: with a target, which a job needs.
+    """
+    from service.config import read  # noqa: PLC0415
+    from service.errors import ConfigError  # noqa: PLC0415
+    from service.settings import load  # noqa: PLC0415
+
+    try:
+        return load(shared.config) if complete and shared.socket is None else read(shared.config)
+    except ConfigError:
+        if shared.socket is None:
+            raise
+        return None
 
 
 def config_for_settling(shared: Shared, options: dict[str, Any]) -> Config:

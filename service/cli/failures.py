@@ -5,11 +5,12 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterable
 from enum import IntEnum
-from typing import Any
 
 import click
 
+from service.cli.commander import JobEnded
 from service.errors import Obstacle, RestoreRefused, ServiceError
+from service.failure import expected
 from service.terminal import plain
 from storage_backends.base import StorageError
 
@@ -41,6 +42,10 @@ TABLE: tuple[tuple[str, Exit], ...] = (
     ("ARCHIVE", Exit.ARCHIVE),
     ("SOURCE", Exit.SOURCE),
     ("JOB_REFUSED", Exit.BUSY),
+    ("TOO_LATE", Exit.BUSY),
+    ("NOT_FOUND", Exit.BUSY),
+    ("SETTINGS", Exit.USAGE),
+    ("INVALID_PARAMS", Exit.USAGE),
     ("INTERRUPTED", Exit.INTERRUPTED),
     ("ERROR", Exit.FAILED),
 )
@@ -65,15 +70,6 @@ def refusal_code(obstacles: Iterable[Obstacle]) -> Exit:
     return Exit.REFUSED
 
 
-def expected(error: BaseException) -> ServiceError | StorageError | None:
-    """Return the error that was raised on purpose, also out of an exception group; None for an unexpected one."""
-    if isinstance(error, ServiceError | StorageError):
-        return error
-    if isinstance(error, BaseExceptionGroup):
-        return next((found for inner in error.exceptions if (found := expected(inner))), None)
-    return None
-
-
 def show(error: BaseException, *, debug: bool) -> Exit:
     """Print a failure on stderr; return the exit code."""
     if debug:
@@ -84,10 +80,11 @@ def show(error: BaseException, *, debug: bool) -> Exit:
         if not debug:
             click.echo("  what to do: run it again with --debug and report what it prints", err=True)
         return Exit.FAILED
-    if isinstance(known, RestoreRefused):
+    obstacles = _obstacles(known)
+    if obstacles is not None:
         click.echo("error: the restore is refused; nothing was touched", err=True)
-        show_obstacles(known.obstacles, err=True)
-        return refusal_code(known.obstacles)
+        show_obstacles(obstacles, err=True)
+        return refusal_code(obstacles)
     first, *more = [plain(line) for line in str(known).splitlines()] or [known.code]
     click.echo("\n".join([f"error: {first}", *more]), err=True)
     for note in getattr(known, "__notes__", ()):
@@ -97,22 +94,18 @@ def show(error: BaseException, *, debug: bool) -> Exit:
     return exit_code(known.code)
 
 
+def _obstacles(error: ServiceError | StorageError) -> list[Obstacle] | None:
+    """Return the obstacles of a refused restore, also when it was a job's; None for any other error."""
+    if isinstance(error, RestoreRefused):
+        return list(error.obstacles)
+    if isinstance(error, JobEnded) and "obstacles" in error.told:
+        return [Obstacle(**told) for told in error.told["obstacles"]]
+    return None
+
+
 def show_obstacles(obstacles: Iterable[Obstacle], *, err: bool = False) -> None:
     """Print each obstacle with its code and its remedy."""
     for obstacle in obstacles:
         click.echo(f"  {plain(obstacle.code)}: {plain(obstacle.message)}", err=err)
         if obstacle.remedy:
             click.echo(f"    what to do: {plain(obstacle.remedy)}", err=err)
-
-
-def as_json(error: BaseException) -> dict[str, Any]:
-    """Return a failure for scripts: stable code, message, hint, and whether a retry may help."""
-    known = expected(error)
-    if known is None:
-        return {"code": "UNEXPECTED", "message": type(error).__name__, "hint": "", "transient": False}
-    told = {"code": known.code, "message": str(known), "hint": known.hint, "transient": known.transient}
-    if isinstance(known, RestoreRefused):
-        told["obstacles"] = [
-            {"code": each.code, "message": each.message, "remedy": each.remedy} for each in known.obstacles
-        ]
-    return told

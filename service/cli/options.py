@@ -21,6 +21,7 @@ class Shared:
     """What was said before or after the command's name."""
 
     config: Path | None = None
+    socket: Path | None = None
     quiet: bool = False
     debug: bool = False
     json: bool = False
@@ -53,6 +54,15 @@ def shared_options(command: Callable[P, R]) -> Callable[P, R]:
             callback=_note("config"),
             expose_value=False,
             help="Configuration; else $DEVICEON_BACKUP_CONFIG, else /etc/deviceon-backup/config.yaml.",
+        ),
+        click.option(
+            "--socket",
+            metavar="PATH",
+            envvar="DEVICEON_BACKUP_SOCKET",
+            type=click.Path(path_type=Path),
+            callback=_note("socket"),
+            expose_value=False,
+            help="A running service's socket; else the one that the configuration names.",
         ),
     ):
         command = option(command)

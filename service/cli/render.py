@@ -15,42 +15,42 @@ from service.terminal import duration, plain, size
 
 if TYPE_CHECKING:
     from service.archive.parts import Footer, Header, Manifest
-    from service.backup import BackupResult
-    from service.catalog import CatalogEntry
     from service.finding import Finding
-    from service.restore import RestorePlan, RestoreResult
-    from service.sources.base import PlanItem
+    from service.restore import RestorePlan
     from storage_backends.base import ObjectInfo
 
 _COLOURS = {True: "green", False: "red", None: "yellow"}
 
 
-def backup(result: BackupResult) -> None:
+def backup(result: Mapping[str, Any]) -> None:
     """Print what was backed up."""
-    _left_out(result.excluded, result.warnings)
-    rate = f" ({size(result.raw_bytes / result.seconds)}/s)" if result.seconds > 0 else ""
+    _left_out(result["excluded"], result["warnings"])
+    seconds, raw = result["seconds"], result["raw_bytes"]
+    rate = f" ({size(raw / seconds)}/s)" if seconds > 0 else ""
+    for name in result["removed"]:
+        click.echo(f"removed by retention: {plain(name)}")
     click.echo(
-        f"{plain(result.name)}: {size(result.raw_bytes)} in {result.streams} streams, {result.rows} rows, as"
-        f" {size(result.size)} in {duration(result.seconds)}{rate}; read back and checked"
+        f"{plain(result['name'])}: {size(raw)} in {result['streams']} streams, {result['rows']} rows, as"
+        f" {size(result['size'])} in {duration(seconds)}{rate}; read back and checked"
     )
 
 
-def archives(entries: Sequence[CatalogEntry], url: str) -> None:
+def archives(entries: Sequence[Mapping[str, Any]], url: str) -> None:
     """Print one line for each archive."""
     if not entries:
         click.echo(f"no archives in {url}")
         return
-    rows = [("NAME", "CREATED", "SIZE", "CONTENT", "SERVER", "SEALED TO")]
+    rows = [("NAME", "CREATED", "SIZE", "CONTENT", "SERVER", "EVIDENCE", "SEALED TO")]
     for entry in entries:
-        if entry.problem:
-            rows.append((entry.name, "", size(entry.size), "", "", f"cannot be used: {entry.problem}"))
-        else:
-            sealed = entry.fingerprint or ("not sealed" if entry.sealing == "off" else entry.sealing)
-            content = size(entry.raw_bytes or 0)
-            rows.append(
-                (entry.name, _time(entry.created), size(entry.size), content, entry.server_version or "", sealed or "")
-            )
-    _table(rows)
+        name, stored = entry["name"], size(entry["size"])
+        evidence = entry["evidence"] + (", held" if entry["held"] else "")
+        if entry["problem"]:
+            rows.append((name, "", stored, "", "", evidence, f"cannot be used: {entry['problem']}"))
+            continue
+        sealed = entry["fingerprint"] or ("not sealed" if entry["sealing"] == "off" else entry["sealing"])
+        created, content = _time(datetime.fromisoformat(entry["created"])), size(entry["raw_bytes"] or 0)
+        rows.append((name, created, stored, content, entry["server_version"] or "", evidence, sealed or ""))
+    table(rows)
 
 
 def described(
@@ -79,7 +79,7 @@ def inspection(found: Mapping[str, Any]) -> None:
     ]
     if manifest is not None:
         rows.append(("written by", " ".join(manifest["tool"][part] for part in ("name", "version"))))
-    _table(rows)
+    table(rows)
     if manifest is None:
         click.echo(f"its content cannot be read here: {plain(str(found['closed']))}")
         click.echo("what is shown are the archive's own claims, not authenticated")
@@ -115,7 +115,8 @@ def plan(found: RestorePlan, *, can_be_allowed: Collection[str]) -> None:
         f"{plain(found.archive)}: {plain(found.product)} {plain(found.server_version)}, {_time(found.created)},"
         f" {size(found.raw_bytes)}"
     )
-    _items(found.items)
+    for item in found.items:
+        _item(item.action, item.what, item.note)
     _left_out(found.excluded, found.warnings)
     show_obstacles(found.obstacles)
     allowed = sorted({obstacle.code for obstacle in found.obstacles} & set(can_be_allowed))
@@ -128,16 +129,12 @@ def planned(found: RestorePlan) -> dict[str, Any]:
     return asdict(found)
 
 
-def restore(result: RestoreResult) -> None:
+def restore(result: Mapping[str, Any]) -> None:
     """Print what was restored, and what comes next."""
-    _items(result.items)
-    click.echo(f"restored in {duration(result.seconds)}; the state before is kept beside")
+    for item in result["items"]:
+        _item(item["action"], item["what"], item["note"])
+    click.echo(f"restored in {duration(result['seconds'])}; the state before is kept beside")
     click.echo("next: look whether all is well, then `deviceon-backup commit`, or `deviceon-backup rollback`")
-
-
-def restored(result: RestoreResult) -> dict[str, Any]:
-    """Return the result of a restore as JSON values."""
-    return asdict(result)
 
 
 def findings(found: Iterable[Finding]) -> None:
@@ -153,10 +150,9 @@ def _lines(text: str) -> str:
     return "\n      ".join(plain(line) for line in text.splitlines())
 
 
-def _items(items: Iterable[PlanItem]) -> None:
-    for item in items:
-        note = f" ({plain(item.note)})" if item.note else ""
-        click.echo(f"  {plain(item.action):8}{plain(item.what)}{note}")
+def _item(action: str, what: str, note: str) -> None:
+    told = f" ({plain(note)})" if note else ""
+    click.echo(f"  {plain(action):8}{plain(what)}{told}")
 
 
 def _left_out(excluded: Iterable[Mapping[str, Any]], warnings: Iterable[str]) -> None:
@@ -170,7 +166,10 @@ def _time(value: datetime | None) -> str:
     return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ") if value else ""
 
 
-def _table(rows: Sequence[Sequence[str]]) -> None:
+def table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in columns."""
+    if not rows:
+        return
     widths = [max(len(plain(row[column])) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = (f"{plain(cell):{width}}" for cell, width in zip(row, widths, strict=True))

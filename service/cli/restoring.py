@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli import failures, render
-from service.cli.connection import config_for, config_for_settling, restoring_options, settling_options
+from service.cli.commander import commanding, result_of
+from service.cli.connection import config_for, config_for_settling, given, restoring_options, settling_options
 from service.cli.failures import Exit
 from service.cli.options import Shared, emit, json_option, shared_options
 from service.cli.running import run
@@ -16,6 +17,7 @@ from service.terminal import plain, reporting
 
 if TYPE_CHECKING:
     from service.config import Config
+    from service.progress import Progress
 
 SUCCESS = "Restore successfully"
 """The words that the product's manual promises at the end of a restore."""
@@ -40,8 +42,6 @@ def restore(
     Everything is restored beside the live data and checked, then exchanged at once. When anything fails, live data is
     as it was.
     """
-    from service.restore import restore as recipe  # noqa: PLC0415
-
     shared: Shared = ctx.obj
     config = _with_version(shared, config_for(shared, archive, options))
     allowed = frozenset(allow)
@@ -54,12 +54,22 @@ def restore(
             ctx.exit(refused)
         _ask("Restore this archive over what is there now?")
     with reporting(quiet=shared.quiet) as progress:
-        result = run(recipe(config, archive, allow=allowed, progress=progress))
+        params = {"archive": archive, "allow": sorted(allowed)}
+        result = result_of(run(_job(config, shared, "restore.start", params, progress, options)))
     if shared.json:
-        emit(render.restored(result) | {"message": SUCCESS})
+        emit(result | {"message": SUCCESS})
         return
     render.restore(result)
     click.echo(SUCCESS)
+
+
+async def _job(
+    config: Config, shared: Shared, method: str, params: dict[str, Any], progress: Progress, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Have the service do it, unless an option or an archive elsewhere asks for this process."""
+    elsewhere = "/" in params.get("archive", "") or given(options)
+    async with commanding(config, shared.socket, here=elsewhere) as commander:
+        return await commander.job(method, params, progress)
 
 
 def _with_version(shared: Shared, config: Config) -> Config:
@@ -95,18 +105,16 @@ def _show_plan(config: Config, archive: str, allowed: frozenset[str], *, as_json
 @click.pass_obj
 def rollback(shared: Shared, /, yes: bool, **options: Any) -> None:
     """Return to the state before the last restore; what it restored is removed."""
-    from service.restore import rollback as recipe  # noqa: PLC0415
-
     config = config_for_settling(shared, options)
     if not yes and _pending(config, "returns to its state before that; what was restored is removed"):
         _require_somebody(shared)
         _ask("Return to the state before the restore?")
     with reporting(quiet=shared.quiet) as progress:
-        archive = run(recipe(config, progress=progress))
+        result = result_of(run(_job(config, shared, "restore.rollback", {}, progress, options)))
     if shared.json:
-        emit({"archive": archive, "rolled_back": True})
+        emit(result)
     else:
-        click.echo(f"The state before the restore of {plain(archive)} is back")
+        click.echo(f"The state before the restore of {plain(result['archive'])} is back")
 
 
 @click.command()
@@ -117,18 +125,16 @@ def rollback(shared: Shared, /, yes: bool, **options: Any) -> None:
 @click.pass_obj
 def commit(shared: Shared, /, yes: bool, **options: Any) -> None:
     """Keep what was restored and remove the old state for good."""
-    from service.restore import commit as recipe  # noqa: PLC0415
-
     config = config_for_settling(shared, options)
     if not yes and _pending(config, "keeps what was restored; its old state is removed FOR GOOD"):
         _require_somebody(shared)
         _ask("Remove the old state?")
     with reporting(quiet=shared.quiet) as progress:
-        archive = run(recipe(config, progress=progress))
+        result = result_of(run(_job(config, shared, "restore.commit", {}, progress, options)))
     if shared.json:
-        emit({"archive": archive, "committed": True})
+        emit(result)
     else:
-        click.echo(f"The restore of {plain(archive)} is kept; the state before it is removed")
+        click.echo(f"The restore of {plain(result['archive'])} is kept; the state before it is removed")
 
 
 def _pending(config: Config, what_happens: str) -> bool:

@@ -25,11 +25,12 @@ def run(recipe: Coroutine[Any, Any, T]) -> T:
     """
     import asyncio  # noqa: PLC0415
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_interruptible(recipe))
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes event loops; None for Python's own."""
     try:
         import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:

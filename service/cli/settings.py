@@ -39,7 +39,8 @@ def reference() -> None:
 @click.pass_obj
 def check(shared: Shared) -> None:
     """Check the configuration file; nothing is connected to (doctor does that)."""
-    from service.config import find, load  # noqa: PLC0415
+    from service.config import find  # noqa: PLC0415
+    from service.settings import load  # noqa: PLC0415
 
     found = load(shared.config)
     if shared.json:
@@ -55,7 +56,7 @@ def check(shared: Shared) -> None:
 @click.pass_obj
 def show(shared: Shared) -> None:
     """Print the configuration with all defaults. It holds no secrets: those are in files or the environment."""
-    from service.config import load  # noqa: PLC0415
+    from service.settings import load  # noqa: PLC0415
 
     values = load(shared.config).model_dump(mode="json", exclude_none=True)
     if shared.json:
@@ -72,10 +73,11 @@ def show(shared: Shared) -> None:
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
     """Try the TPM, the sources and the target, and say what has to be put right."""
-    from service.config import find, load  # noqa: PLC0415
+    from service.config import find  # noqa: PLC0415
     from service.doctor import examine  # noqa: PLC0415
     from service.errors import ConfigError  # noqa: PLC0415
     from service.finding import Finding  # noqa: PLC0415
+    from service.settings import load  # noqa: PLC0415
 
     shared: Shared = ctx.obj
     try:

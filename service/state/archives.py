@@ -72,11 +72,12 @@ class Archives:
         def work(db: sqlite3.Connection) -> None:
             for name, known in facts.items():
                 db.execute(
-                    "INSERT INTO archives VALUES (?, ?, ?, 'unknown', NULL, ?) ON CONFLICT (target, name) DO UPDATE SET "
+                    "INSERT INTO archives VALUES (?, ?, ?, 'unknown', NULL, ?) "
+                    "ON CONFLICT (target, name) DO UPDATE SET "
                     "evidence = CASE WHEN etag = excluded.etag THEN evidence ELSE excluded.evidence END, "
                     "since = CASE WHEN etag = excluded.etag THEN since END, "
                     "etag = excluded.etag, facts = excluded.facts",
-                    (target, name, known.etag, json.dumps(dict(known.facts or {}))),
+                    (target, name, known.etag, json.dumps(known.facts or {})),
                 )
             db.executemany(
                 "DELETE FROM archives WHERE (target, name) = (?, ?) "

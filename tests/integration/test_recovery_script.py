@@ -17,8 +17,8 @@ import yaml
 from demo.postgresql_server import PostgresqlServer
 from demo.software_tpm import SoftwareTpm
 from service.backup import backup
-from service.config import load
 from service.progress import Progress
+from service.settings import load
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "tools/System Recovery"

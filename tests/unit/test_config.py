@@ -21,10 +21,10 @@ from service.config import (
     TreeSettings,
     find,
     json_schema,
-    load,
 )
 from service.config_for_archive import Given, choose, choose_for_settling, require_version, with_given
 from service.errors import ConfigError
+from service.settings import load
 
 ROOT = Path(__file__).parents[2]
 CANARY = "canary-Zx81-hunter2"

@@ -1,8 +1,8 @@
 """A lock in the server itself, so that no two services back up or restore it at once, wherever they run.
 
-It is an advisory lock of a session in `maintenance_database`: it goes when the session ends, however that ends. Services
-of one server therefore have to name the same maintenance database. A restore that replaces that database ends the
-session; from there on nobody else is kept out, which lasts as long as the exchange of the databases.
+It is an advisory lock of a session in `maintenance_database`, which all services of one server have to name alike; it
+goes when the session ends, however that ends. A restore that replaces that database ends the session: while databases
+are exchanged, nobody else is kept out.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ async def only_one(settings: PostgresqlSettings, what: str) -> AsyncIterator[Non
                 raise await _refusal(connection, what)
         yield
     finally:
-        await _let_go(connection, settings.connect_timeout)
+        await _let_go(connection, settings)
 
 
 async def _refusal(connection: Connection, what: str) -> JobRefused:
@@ -58,10 +58,10 @@ async def _refusal(connection: Connection, what: str) -> JobRefused:
     )
 
 
-async def _let_go(connection: Connection, timeout: float) -> None:
+async def _let_go(connection: Connection, settings: PostgresqlSettings) -> None:
     """Unlock before leaving: the server notices the end of a session only some time after we do."""
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(settings.connect_timeout):
             await connection.execute("SELECT pg_catalog.pg_advisory_unlock($1, $2)", _CLASS, _OBJECT)
             await connection.close()
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):

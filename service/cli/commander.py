@@ -1,0 +1,204 @@
+"""Who carries out a command: the service when one runs, else this process, by the same methods and jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from service.client import Client, ConnectionLost, RemoteError
+from service.errors import ConfigError, ServiceError
+from service.progress import Progress
+from storage_backends.base import StorageError
+
+if TYPE_CHECKING:
+    from service.app import App
+    from service.config import ConfigFile
+    from service.job import JobKind
+
+JOBS: dict[str, JobKind] = {
+    "backup.start": "backup",
+    "archive.verify": "verify",
+    "archive.delete": "delete",
+    "restore.start": "restore",
+    "restore.commit": "commit",
+    "restore.rollback": "rollback",
+    "retention.apply": "prune",
+}
+
+ANSWER_SECONDS = 600.0
+"""A plan or a diagnosis asks the TPM, PostgreSQL and the target; each has time-outs of its own."""
+
+
+class JobEnded(ServiceError):
+    """A job did not do what was asked. `told` is its error as the service tells it."""
+
+    code: str  # type: ignore[misc]  # the job's own
+    transient: bool  # type: ignore[misc]
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        super().__init__(str(told["message"]), hint=str(told["hint"]))
+        self.code = str(told["code"])
+        self.transient = bool(told["transient"])
+        self.told = told
+        for note in told.get("notes", ()):
+            self.add_note(note)
+
+
+class Commander(Protocol):
+    """Carries out methods of the socket."""
+
+    async def call(self, method: str, **params: Any) -> Any:
+        """Return a method's result as JSON values. Raises ServiceError, StorageError."""
+
+    async def job(self, method: str, params: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        """Start a job, wait for its end, and return it as JSON values. When cancelled, the job is cancelled first."""
+        ...
+
+
+@contextlib.asynccontextmanager
+async def commanding(
+    config: ConfigFile | None, socket: Path | None = None, *, here: bool = False
+) -> AsyncIterator[Commander]:
+    """Give whoever carries out commands for this configuration: its service, or this process (`here`: in any case).
+
+    Without a configuration it has to be a service. Raises ConfigError, JobRefused.
+    """
+    path = None if here else socket or (config.service.socket if config else None)
+    async with contextlib.AsyncExitStack() as stack:
+        service = await _service(stack, path, config) if path else None
+        if service is not None:
+            yield service
+        elif socket is not None and not here:
+            raise ConfigError(f"no service answers on {socket}", hint="Start it, or name the right socket.")
+        elif config is None:
+            raise ConfigError("there is neither a configuration nor a service", hint="Name one of them.")
+        else:
+            from service.app import opened  # noqa: PLC0415 - all recipes and their libraries
+
+            yield _Here(await stack.enter_async_context(opened(config)))
+
+
+def result_of(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of a job that has ended. Raises JobEnded when it did not do all that was asked."""
+    if job["state"] == "succeeded":
+        return dict(job["result"])
+    if job["error"] is not None:
+        raise JobEnded(job["error"])
+    raise JobEnded(
+        {
+            "code": "INTERRUPTED",
+            "message": f"the {job['kind']} was {job['state']}",
+            "hint": "What it had begun is undone; run it again.",
+            "transient": True,
+        }
+    )
+
+
+async def _service(stack: contextlib.AsyncExitStack, path: Path, config: ConfigFile | None) -> Commander | None:
+    """Return the service on a socket, when it is the one of this configuration."""
+    try:
+        client = await stack.enter_async_context(Client.unix(path, timeout=ANSWER_SECONDS))
+    except ConnectionLost as error:
+        if isinstance(error.__cause__, PermissionError) and error.__cause__.errno == errno.EACCES:
+            raise ConfigError(
+                f"a service runs, but this user may not use its socket {path}",
+                hint="Run as root or as the service's user, or have this user named in service.admins and let into"
+                " service.socket_group.",
+            ) from error
+        return None
+    try:
+        info = await client.call("system.info")
+    except RemoteError as error:
+        if error.code == "NOT_ALLOWED":
+            raise ConfigError(f"a service runs, but {error}", hint="Name this user in service.admins.") from error
+        raise
+    if config is not None and Path(info["state_dir"]) != config.state_dir:
+        return None
+    return _There(client)
+
+
+class _There:
+    """The service."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def call(self, method: str, **params: Any) -> Any:
+        return await self._client.call(method, **params)
+
+    async def job(self, method: str, params: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        events = self._client.events()
+        async with contextlib.aclosing(events):
+            await anext(events)  # subscribed, so that nothing of the job is missed
+            job: dict[str, Any] = await self._client.call(method, **params)
+            progress.say(f"The service does this as job {job['id']}")
+            ended = asyncio.ensure_future(self._ended(job["id"], events, progress))
+            return await _or_cancel(ended, self._client.call("job.cancel", id=job["id"]), progress)
+
+    async def _ended(self, identifier: str, events: Any, progress: Progress) -> dict[str, Any]:
+        async for event in events:
+            if event["job_id"] != identifier:
+                continue
+            if event["type"] == "progress":
+                _show(event["data"], progress)
+            elif event["data"]["ended"] is not None:
+                return dict(event["data"])
+        raise ConnectionLost(
+            "the service went away", hint=f"`deviceon-backup job show {identifier}` tells how it ended."
+        )
+
+
+async def _or_cancel(
+    ended: asyncio.Future[dict[str, Any]], cancel: Awaitable[Any], progress: Progress
+) -> dict[str, Any]:
+    """Wait for a job's end; when this task is cancelled, cancel the job and wait all the same."""
+    try:
+        try:
+            return await asyncio.shield(ended)
+        except asyncio.CancelledError:
+            try:
+                await cancel
+            except RemoteError as error:
+                progress.say(f"{error}; the service goes on with it")
+                ended.cancel()
+            else:
+                await asyncio.wait({ended})
+            raise
+    finally:
+        if asyncio.iscoroutine(cancel):
+            cancel.close()
+
+
+def _show(data: dict[str, Any], progress: Progress) -> None:
+    message = data.get("message")
+    if data["stage"] != progress.stage:
+        progress.begin(data["stage"], message or data["stage"])
+    elif message:
+        progress.say(message)
+    progress.raw, progress.stored = data["raw_bytes"], data["stored_bytes"]
+    progress.expected_raw = data["expected_raw_bytes"] or 0
+
+
+class _Here:
+    """This process."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def call(self, method: str, **params: Any) -> Any:
+        from service.rpc.codec import RpcError  # noqa: PLC0415
+        from service.rpc.peers import Peer  # noqa: PLC0415
+
+        try:
+            return await self._app.api.call(method, params, Peer("the command line", "admin"))
+        except RpcError as error:
+            if isinstance(error.__cause__, ServiceError | StorageError):
+                raise error.__cause__ from None
+            raise ConfigError(error.message, hint=error.hint) from error
+
+    async def job(self, method: str, params: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        return (await self._app.jobs.run_now(JOBS[method], params, progress)).as_json()

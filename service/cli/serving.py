@@ -1,0 +1,48 @@
+"""The long-running service, as a command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import click
+
+from service.cli.options import Shared, shared_options
+
+EX_SOFTWARE = 70
+
+
+@click.command()
+@shared_options
+@click.pass_obj
+def serve(shared: Shared) -> None:
+    """Run the service: take commands on its socket, keep the schedule, until SIGTERM.
+
+    SIGHUP has the configuration file read again.
+    """
+    import asyncio  # noqa: PLC0415
+
+    from service import log  # noqa: PLC0415
+    from service.cli.running import loop_factory  # noqa: PLC0415
+    from service.config import read  # noqa: PLC0415
+    from service.jobs import Stuck  # noqa: PLC0415
+    from service.serve import serve as recipe  # noqa: PLC0415
+
+    settings = read(shared.config).log
+    log.configure(settings.format, "debug" if shared.debug else settings.level)
+
+    async def until_told_to_stop() -> None:
+        loop, stop, reload = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, reload.set)
+        await recipe(lambda: read(shared.config), stop=stop, reload=reload)
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        try:
+            runner.run(until_told_to_stop())
+        except Stuck as stuck:
+            # A thread hangs in a system call. Leaving in good order would wait for it; the next start settles the rest.
+            print(f"error: {stuck}; the service ends itself", file=sys.stderr, flush=True)
+            os._exit(EX_SOFTWARE)

@@ -1,0 +1,285 @@
+"""The long-running service: settle what was left, then take commands, keep the schedule, and stop well."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import pwd
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from service.app import App, opened
+from service.catalog import list_archives
+from service.config import ConfigFile, Person
+from service.config_monitoring import address
+from service.errors import ConfigError, ServiceError
+from service.http import status_server
+from service.job import ENDED, Job
+from service.jobs import Stuck
+from service.metrics import Metrics
+from service.notify import Notifier
+from service.rpc.peers import AllowedNames, AllowedUsers
+from service.rpc.server import RpcServer
+from service.rpc.tls import TlsFiles
+from service.state_directory import only_service
+from storage_backends import open_target
+from storage_backends.base import StorageError
+
+log = logging.getLogger(__name__)
+
+SETTLE_AGAIN = 60.0
+LOOK_AT_TARGET = 600.0
+
+
+async def serve(read: Callable[[], ConfigFile], *, stop: asyncio.Event, reload: asyncio.Event) -> None:
+    """Run the service until `stop` is set; `reload` has the configuration file read again.
+
+    Raises ConfigError and JobRefused when it cannot begin, Stuck when a job hangs and only a new process can help.
+    """
+    file = read()
+    with only_service(file.state_dir):
+        async with opened(file) as app:
+            await _Service(app, read, stop, reload).run()
+
+
+@dataclass(slots=True)
+class _Service:
+    app: App
+    read: Callable[[], ConfigFile]
+    stop: asyncio.Event
+    reload: asyncio.Event
+    metrics: Metrics = field(default_factory=Metrics)
+    notifier: Notifier = field(init=False)
+    settled: bool = False
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        app, file = self.app, self.app.file
+        interrupted = await self._interrupt_unfinished()
+        self.notifier = Notifier(file.notifications, file.dead_man, server=f"{file.server.product} on {os.uname()[1]}")
+        app.jobs.on_start, app.jobs.on_end = self._job_started, self._job_ended
+        app.scheduler.on_missed = self._missed
+        await self._seed_metrics()
+        try:
+            async with contextlib.AsyncExitStack() as outer:
+                await outer.enter_async_context(self.notifier)
+                await outer.enter_async_context(self._listening())
+                async with asyncio.TaskGroup() as tasks:
+                    working = tasks.create_task(self._work(interrupted))
+                    others = [
+                        tasks.create_task(self._keep_schedule()),
+                        tasks.create_task(self._keep_config()),
+                        tasks.create_task(self._look_at_target()),
+                    ]
+                    log.info("ready for commands on %s", file.service.socket)
+                    await self.stop.wait()
+                    app.not_ready = "stopping"
+                    for task in others:
+                        task.cancel()
+                    await self._stop_working(working)
+        except BaseExceptionGroup as group:
+            if stuck := group.subgroup(Stuck):
+                raise stuck.exceptions[0] from None
+            raise
+
+    @contextlib.asynccontextmanager
+    async def _listening(self) -> AsyncIterator[None]:
+        settings, app = self.app.file.service, self.app
+        async with contextlib.AsyncExitStack() as stack:
+            server = await stack.enter_async_context(RpcServer(app.api, app.hub))
+            await server.serve_unix(
+                settings.socket, _users(settings.admins, settings.readers), group=settings.socket_group
+            )
+            if settings.tls is not None:
+                host, port = address(settings.tls.listen)
+                files = TlsFiles(settings.tls.certificate_file, settings.tls.key_file, settings.tls.client_ca_file)
+                names = AllowedNames(frozenset(settings.tls.admins), frozenset(settings.tls.readers))
+                await server.serve_tls(host, port, files, names)
+            if app.file.http.listen is not None:
+                await stack.enter_async_context(status_server(app.file.http.listen, metrics=self.metrics, health=self))
+            yield
+
+    def alive(self) -> str | None:
+        """Say that the service lives: what answers here is what works through jobs."""
+        return None
+
+    def ready(self) -> str | None:
+        """Say why no jobs are taken; None when they are."""
+        return self.app.not_ready
+
+    async def _interrupt_unfinished(self) -> list[Job]:
+        """End the jobs that the last life of the service left."""
+        ended = []
+        error = {
+            "code": "INTERRUPTED",
+            "message": "the service ended before the job did",
+            "hint": "What it had begun was undone when the service started again.",
+            "transient": True,
+        }
+        for unfinished in await self.app.history.unfinished():
+            job = unfinished.but(state="interrupted", ended=self.app.clock(), error=error)
+            await self.app.announcer.job(job)
+            ended.append(job)
+        await self.app.announcer.tell("service.started", {"interrupted": [job.id for job in ended]})
+        return ended
+
+    async def _work(self, interrupted: list[Job]) -> None:
+        """Settle first; then whatever is asked for."""
+        await self._submit_settle()
+        for job in interrupted:
+            self.metrics.job_ended(job)
+            self._notify(job, await self._previous(job))
+            if job.kind == "backup":
+                await self.app.scheduler.retry(job)
+        self.app.not_ready = None
+        self.begun.set()
+        await self.app.jobs.run()
+
+    async def _submit_settle(self) -> None:
+        try:
+            self.app.config()
+        except ConfigError as error:
+            log.warning("nothing to settle: %s", error)
+            return
+        await self.app.jobs.submit("settle", {}, origin="service")
+
+    async def _stop_working(self, working: asyncio.Task[None]) -> None:
+        timeout = self.app.file.service.stop_timeout
+        working.cancel()
+        done, _ = await asyncio.wait({working}, timeout=timeout)
+        if not done:
+            raise Stuck(f"the running job did not stop within {timeout:g} s")
+
+    async def _keep_schedule(self) -> None:
+        await self.begun.wait()
+        await self.app.scheduler.run()
+
+    async def _keep_config(self) -> None:
+        """Read the configuration file again when asked; keep the old one when the new one is wrong."""
+        while True:
+            await self.reload.wait()
+            self.reload.clear()
+            try:
+                file = await asyncio.to_thread(self.read)
+                _require_same_place(self.app.file, file)
+                self.app.file = file
+            except ConfigError as error:
+                log.error("the configuration was not read again: %s", error)
+                continue
+            log.info("the configuration was read again")
+            self.app.scheduler.wake()
+
+    async def _look_at_target(self) -> None:
+        """Keep the metrics of the target true, and settle again what could not be settled."""
+        while True:
+            await self._measure_target()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AT_TARGET if self.settled else SETTLE_AGAIN):
+                    await asyncio.Event().wait()
+            jobs = self.app.jobs
+            if not self.settled and jobs.active is None and not jobs.waiting:
+                await self._submit_settle()
+            await self.app.history.forget(self.app.clock() - timedelta(days=self.app.file.service.keep_history))
+
+    async def _measure_target(self) -> None:
+        scheduler, metrics = self.app.scheduler, self.metrics
+        metrics.next_run(scheduler.next_run())
+        metrics.schedule_enabled(scheduler.next_run() is not None)
+        try:
+            config = self.app.config()
+        except ConfigError:
+            return
+        url = config.target.url
+        try:
+            async with open_target(url, config.target.options()) as target:
+                archives = await list_archives(target, self.app.archives)
+        except (ServiceError, StorageError) as error:
+            metrics.target_up(url, False)
+            log.warning("the target cannot be listed: %s", error)
+            return
+        metrics.target_up(url, True)
+        counted = dict.fromkeys(("unknown", "written", "verified", "damaged"), 0)
+        for entry in archives:
+            counted[entry.evidence] += 1
+        newest = max(
+            (entry.created for entry in archives if entry.evidence == "verified" and entry.created), default=None
+        )
+        metrics.archives(url, counted, newest, sum(entry.size for entry in archives))
+
+    async def _seed_metrics(self) -> None:
+        successes = await self.app.history.jobs(limit=1, kinds=["backup"], states=["succeeded"])
+        self.metrics.seed(successes[0] if successes else None)
+
+    async def _job_started(self, job: Job) -> None:
+        self.metrics.job_started(job)
+        self.notifier.job_started(job)
+
+    async def _job_ended(self, job: Job) -> None:
+        self.metrics.job_ended(job)
+        if job.kind == "settle":
+            self.settled = job.state == "succeeded"
+        else:
+            self._notify(job, await self._previous(job))
+        await self._measure_target()
+        if job.kind == "backup" and job.state == "succeeded":
+            await self._prove_one_more()
+
+    def _notify(self, job: Job, previous: Job | None) -> None:
+        self.notifier.job_ended(job, previous, next_run=self.app.scheduler.next_run())
+
+    async def _previous(self, job: Job) -> Job | None:
+        """Return the job of the same kind before this one, that ended of itself."""
+        ended = sorted(ENDED - {"cancelled"})
+        found = await self.app.history.jobs(limit=1, before=job.id, kinds=[job.kind], states=ended)
+        return found[0] if found else None
+
+    def _missed(self, due: datetime, reason: str) -> None:
+        self.notifier.missed(due, reason, next_run=self.app.scheduler.next_run())
+
+    async def _prove_one_more(self) -> None:
+        """Read one archive of which nothing is known here, the newest first: only verified ones count for retention."""
+        config = self.app.config()
+        async with open_target(config.target.url, config.target.options()) as target:
+            archives = await list_archives(target, self.app.archives)
+        tried = {job.params.get("archive") for job in await self.app.history.jobs(limit=500, kinds=["verify"])}
+        for entry in reversed(archives):
+            if entry.evidence in ("unknown", "written") and entry.problem is None and entry.name not in tried:
+                await self.app.jobs.submit("verify", {"archive": entry.name}, origin="service")
+                return
+
+
+def _users(admins: list[Person], readers: list[Person]) -> AllowedUsers:
+    own = {0, os.geteuid()}
+    return AllowedUsers(frozenset(own | {_uid(who) for who in admins}), frozenset(_uid(who) for who in readers))
+
+
+def _uid(who: Person) -> int:
+    if isinstance(who, int):
+        return who
+    try:
+        return pwd.getpwnam(who).pw_uid
+    except KeyError:
+        raise ConfigError(
+            f"service.admins or service.readers names the user {who!r}, whom this machine does not have",
+            hint="Correct the name, or give the user's number.",
+        ) from None
+
+
+def _require_same_place(before: ConfigFile, after: ConfigFile) -> None:
+    """Refuse what cannot be changed while the service runs."""
+    fixed = [
+        name
+        for name, one, other in (
+            ("state_dir", before.state_dir, after.state_dir),
+            ("service", before.service, after.service),
+            ("http", before.http, after.http),
+            ("notifications", before.notifications, after.notifications),
+            ("dead_man", before.dead_man, after.dead_man),
+        )
+        if one != other
+    ]
+    if fixed:
+        raise ConfigError(f"{', '.join(fixed)} cannot be changed while the service runs", hint="Restart the service.")
