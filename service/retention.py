@@ -16,7 +16,7 @@ wrong but past is not noticed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -35,6 +35,13 @@ NOT_VERIFIED = "not verified yet: does not count, is not removed"
 HELD = "held"
 NO_RULE = "no rule keeps it"
 NEWEST = "the newest verified archive is always kept"
+
+_PERIODS = (
+    ("day", "keep_daily", "%Y-%m-%d"),
+    ("week", "keep_weekly", "%G-W%V"),
+    ("month", "keep_monthly", "%Y-%m"),
+    ("year", "keep_yearly", "%Y"),
+)
 
 Number = Annotated[int, Field(ge=1, le=10000)]
 
@@ -191,20 +198,25 @@ def _kept_by_rules(
     last = policy.keep_last or 0
     for archive in newest_first[:last]:
         yield archive.name, f"one of the {last} newest" if last > 1 else "the newest"
-    if not by_clock:
-        return
-    periods: list[tuple[str, int | None, Callable[[datetime], str]]] = [
-        ("day", policy.keep_daily, lambda local: f"{local:%Y-%m-%d}"),
-        ("week", policy.keep_weekly, lambda local: f"{local:%G-W%V}"),
-        ("month", policy.keep_monthly, lambda local: f"{local:%Y-%m}"),
-        ("year", policy.keep_yearly, lambda local: f"{local:%Y}"),
-    ]
-    for kind, most, period_of in periods:
-        newest: dict[str, str] = {}
-        for archive in newest_first:
-            newest.setdefault(period_of(archive.created.astimezone(zone)), archive.name)
-        for number, (period, name) in enumerate(islice(newest.items(), most or 0), start=1):
-            yield name, f"newest of {kind} {period} ({number} of {most})"
+    if by_clock:
+        for kind, rule, form in _PERIODS:
+            yield from _newest_of_periods(newest_first, kind, getattr(policy, rule) or 0, form, zone)
+        if policy.keep_within is not None:
+            yield from _made_within(newest_first, policy.keep_within, now)
+
+
+def _newest_of_periods(
+    newest_first: list[_Counting], kind: str, most: int, form: str, zone: ZoneInfo
+) -> Iterator[tuple[str, str]]:
+    newest: dict[str, str] = {}
     for archive in newest_first:
-        if policy.keep_within and now - archive.created <= timedelta(days=policy.keep_within):
-            yield archive.name, f"made within {policy.keep_within} days"
+        newest.setdefault(archive.created.astimezone(zone).strftime(form), archive.name)
+    for number, (period, name) in enumerate(islice(newest.items(), most), start=1):
+        yield name, f"newest of {kind} {period} ({number} of {most})"
+
+
+def _made_within(newest_first: list[_Counting], days: int, now: datetime) -> Iterator[tuple[str, str]]:
+    reach = "a day" if days == 1 else f"{days} days"
+    for archive in newest_first:
+        if now - archive.created <= timedelta(days=days):
+            yield archive.name, f"made within {reach}"
