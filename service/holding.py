@@ -12,15 +12,15 @@ from datetime import datetime
 
 from service.catalog import HOLD_SUFFIX, CatalogEntry, list_archives
 from service.config import Config
-from service.errors import JobRefused, NotFound
+from service.errors import JobRefused
 from service.ledger import Ledger
 from service.state_directory import only_job
 from storage_backends import open_target
-from storage_backends.base import StorageBackend
+from storage_backends.base import ObjectNotFound, StorageBackend
 
 
 async def hold(config: Config, name: str, *, reason: str, by: str, now: datetime, ledger: Ledger) -> None:
-    """Hold an archive: nothing removes it before `release`. Raises NotFound, StorageError."""
+    """Hold an archive: nothing removes it before `release`. Raises StorageError."""
     content = json.dumps({"reason": reason, "by": by, "since": now.isoformat()}).encode()
     async with open_target(config.target.url, config.target.options()) as target:
         await _entry(target, name, ledger)
@@ -28,14 +28,14 @@ async def hold(config: Config, name: str, *, reason: str, by: str, now: datetime
 
 
 async def release(config: Config, name: str, *, ledger: Ledger) -> None:
-    """End an archive's hold; one that is not held is fine. Raises NotFound, StorageError."""
+    """End an archive's hold; one that is not held is fine. Raises StorageError."""
     async with open_target(config.target.url, config.target.options()) as target:
         await _entry(target, name, ledger)
         await target.delete(name + HOLD_SUFFIX)
 
 
 async def delete(config: Config, name: str, *, even_the_last: bool, ledger: Ledger) -> CatalogEntry:
-    """Remove an archive for good; return what it was. Raises NotFound, JobRefused, StorageError.
+    """Remove an archive for good; return what it was. Raises JobRefused, StorageError.
 
     One that is held is refused, and so is the newest verified one unless `even_the_last`.
     """
@@ -66,7 +66,7 @@ async def _entry(target: StorageBackend, name: str, ledger: Ledger) -> CatalogEn
     for entry in await list_archives(target, ledger):
         if entry.name == name:
             return entry
-    raise NotFound(f"there is no archive {name}", hint="`deviceon-backup list` shows the archives of the target.")
+    raise ObjectNotFound(f"there is no archive {name}", hint="`deviceon-backup list` shows the archives of the target.")
 
 
 async def _once(content: bytes) -> AsyncIterator[bytes]:

@@ -7,8 +7,7 @@ from typing import Any
 import click
 
 from service.cli import archives, failures, managing, restoring, serving, settings
-from service.cli.commander import JobEnded
-from service.cli.failures import Interrupted
+from service.cli.failures import Interrupted, JobEnded
 from service.cli.options import Shared, emit, shared_options
 from service.failure import as_json
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli import render
-from service.cli.commander import commanding, result_of
 from service.cli.connection import config_for, configuration, given, reading_options
+from service.cli.failures import result_of
 from service.cli.options import Shared, emit, json_option, shared_options
 from service.cli.running import run
 from service.terminal import plain, reporting
@@ -36,6 +36,8 @@ def backup(shared: Shared) -> None:
 
 
 async def _job(shared: Shared, method: str, params: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    from service.cli.commander import commanding  # noqa: PLC0415
+
     async with commanding(configuration(shared), shared.socket) as commander:
         return await commander.job(method, params, progress)
 
@@ -51,6 +53,8 @@ def list_archives(shared: Shared) -> None:
 
 
 async def _listed(shared: Shared) -> dict[str, Any]:
+    from service.cli.commander import commanding  # noqa: PLC0415
+
     async with commanding(configuration(shared), shared.socket) as commander:
         archives: list[Any] = []
         while True:

@@ -33,21 +33,6 @@ ANSWER_SECONDS = 600.0
 """A plan or a diagnosis asks the TPM, PostgreSQL and the target; each has time-outs of its own."""
 
 
-class JobEnded(ServiceError):
-    """A job did not do what was asked. `told` is its error as the service tells it."""
-
-    code: str  # type: ignore[misc]  # the job's own
-    transient: bool  # type: ignore[misc]
-
-    def __init__(self, told: dict[str, Any]) -> None:
-        super().__init__(str(told["message"]), hint=str(told["hint"]))
-        self.code = str(told["code"])
-        self.transient = bool(told["transient"])
-        self.told = told
-        for note in told.get("notes", ()):
-            self.add_note(note)
-
-
 class Commander(Protocol):
     """Carries out methods of the socket."""
 
@@ -80,22 +65,6 @@ async def commanding(
             from service.app import opened  # noqa: PLC0415 - all recipes and their libraries
 
             yield _Here(await stack.enter_async_context(opened(config)))
-
-
-def result_of(job: dict[str, Any]) -> dict[str, Any]:
-    """Return the result of a job that has ended. Raises JobEnded when it did not do all that was asked."""
-    if job["state"] == "succeeded":
-        return dict(job["result"])
-    if job["error"] is not None:
-        raise JobEnded(job["error"])
-    raise JobEnded(
-        {
-            "code": "INTERRUPTED",
-            "message": f"the {job['kind']} was {job['state']}",
-            "hint": "What it had begun is undone; run it again.",
-            "transient": True,
-        }
-    )
 
 
 async def _service(stack: contextlib.AsyncExitStack, path: Path, config: ConfigFile | None) -> Commander | None:

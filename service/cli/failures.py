@@ -5,10 +5,10 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterable
 from enum import IntEnum
+from typing import Any
 
 import click
 
-from service.cli.commander import JobEnded
 from service.errors import Obstacle, RestoreRefused, ServiceError
 from service.failure import expected
 from service.terminal import plain
@@ -44,9 +44,9 @@ TABLE: tuple[tuple[str, Exit], ...] = (
     ("JOB_REFUSED", Exit.BUSY),
     ("TOO_LATE", Exit.BUSY),
     ("NOT_FOUND", Exit.BUSY),
-    ("SETTINGS", Exit.USAGE),
     ("INVALID_PARAMS", Exit.USAGE),
     ("INTERRUPTED", Exit.INTERRUPTED),
+    ("STATE", Exit.FAILED),
     ("ERROR", Exit.FAILED),
 )
 
@@ -55,6 +55,37 @@ class Interrupted(ServiceError):
     """A signal ended the job; what it had begun was undone."""
 
     code = "INTERRUPTED"
+
+
+class JobEnded(ServiceError):
+    """A job did not do what was asked. `told` is its error as the service tells it."""
+
+    code: str  # type: ignore[misc]  # the job's own
+    transient: bool  # type: ignore[misc]
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        super().__init__(str(told["message"]), hint=str(told["hint"]))
+        self.code = str(told["code"])
+        self.transient = bool(told["transient"])
+        self.told = told
+        for note in told.get("notes", ()):
+            self.add_note(note)
+
+
+def result_of(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of a job that has ended. Raises JobEnded when it did not do all that was asked."""
+    if job["state"] == "succeeded":
+        return dict(job["result"])
+    if job["error"] is not None:
+        raise JobEnded(job["error"])
+    raise JobEnded(
+        {
+            "code": "INTERRUPTED",
+            "message": f"the {job['kind']} was {job['state']}",
+            "hint": "What it had begun is undone; run it again.",
+            "transient": True,
+        }
+    )
 
 
 def exit_code(code: str) -> Exit:

@@ -10,9 +10,8 @@ from typing import Any
 import click
 
 from service.cli import render
-from service.cli.commander import commanding, result_of
 from service.cli.connection import configuration
-from service.cli.failures import Exit
+from service.cli.failures import Exit, result_of
 from service.cli.options import Shared, emit, json_option, shared_options
 from service.cli.running import run
 from service.errors import ConfigError
@@ -21,6 +20,8 @@ from service.terminal import duration, plain, reporting, size
 
 
 def _call(shared: Shared, method: str, **params: Any) -> Any:
+    from service.cli.commander import commanding  # noqa: PLC0415
+
     async def call() -> Any:
         async with commanding(configuration(shared, complete=False), shared.socket) as commander:
             return await commander.call(method, **params)
@@ -29,6 +30,8 @@ def _call(shared: Shared, method: str, **params: Any) -> Any:
 
 
 def _job(shared: Shared, method: str, **params: Any) -> dict[str, Any]:
+    from service.cli.commander import commanding  # noqa: PLC0415
+
     with reporting(quiet=shared.quiet) as progress:
 
         async def job() -> dict[str, Any]:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli import failures, render
-from service.cli.commander import commanding, result_of
 from service.cli.connection import config_for, config_for_settling, given, restoring_options, settling_options
-from service.cli.failures import Exit
+from service.cli.failures import Exit, result_of
 from service.cli.options import Shared, emit, json_option, shared_options
 from service.cli.running import run
 from service.errors import ConfigError
@@ -67,6 +66,8 @@ async def _job(
     config: Config, shared: Shared, method: str, params: dict[str, Any], progress: Progress, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Have the service do it, unless an option or an archive elsewhere asks for this process."""
+    from service.cli.commander import commanding  # noqa: PLC0415
+
     elsewhere = "/" in params.get("archive", "") or given(options)
     async with commanding(config, shared.socket, here=elsewhere) as commander:
         return await commander.job(method, params, progress)
