@@ -10,11 +10,19 @@ from service.config import json_schema
 _SECTIONS = {
     "ServerSettings": "server",
     "TargetSettings": "target",
+    "ScheduleSettings": "schedule",
+    "RetentionSettings": "retention",
     "SealingSettings": "sealing",
     "CompressionSettings": "compression",
     "PostgresqlSettings": "sources[] of type postgresql",
     "TreeSettings": "sources[] of type tree",
     "SqliteSettings": "sources[] of type sqlite",
+    "ServiceSettings": "service",
+    "TlsSettings": "service.tls",
+    "HttpSettings": "http",
+    "LogSettings": "log",
+    "NotificationSettings": "notifications",
+    "DeadManSettings": "dead_man",
 }
 
 
@@ -44,7 +52,7 @@ def _default(key: str, field: Mapping[str, Any], model: Mapping[str, Any]) -> st
         return "see below" if default else "none"
     if isinstance(default, list):
         return ", ".join(f"`{item}`" for item in default) or "none"
-    return f"`{default}`"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
 def _kind(field: Mapping[str, Any]) -> str:  # noqa: PLR0911  (a table)
@@ -61,6 +69,8 @@ def _kind(field: Mapping[str, Any]) -> str:  # noqa: PLR0911  (a table)
             return "list of sections" if "discriminator" in field["items"] else f"list of {_kind(field['items'])}"
         case "object":
             return "mapping"
+        case "boolean":
+            return "`true` or `false`"
         case "integer" | "number":
             return _range(field)
         case _:

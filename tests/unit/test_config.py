@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from service import config_reference
 from service.config import (
     Config,
+    ConfigFile,
     PostgresqlSettings,
     ServerSettings,
     SqliteSettings,
@@ -83,16 +84,23 @@ def test_every_example_is_a_good_configuration(path: Path) -> None:
 
 def test_the_full_example_uses_every_key() -> None:
     document = yaml.safe_load((ROOT / "examples/full.yaml").read_text())
-    alternatives = {"version", "version_file", "password_env", "passfile"}
+    alternatives = {"version", "version_file", "password_env", "passfile", "urls_env", "url_env"}
+    alternatives |= {"weekdays", "day", "cron"}
 
     def compare(given: dict[str, Any], model: type[BaseModel]) -> None:
         assert set(model.model_fields) - set(given) <= alternatives, model.__name__
 
-    compare(document, Config)
-    for section in ("server", "target", "sealing", "compression"):
-        kind = Config.model_fields[section].annotation
-        assert isinstance(kind, type)
-        compare(document[section], kind)
+    def models_in(annotation: object) -> list[type[BaseModel]]:
+        found = [part for part in (annotation, *get_args(annotation)) if isinstance(part, type)]
+        return [part for part in found if issubclass(part, BaseModel)]
+
+    def compare_deeply(given: dict[str, Any], model: type[BaseModel]) -> None:
+        compare(given, model)
+        for name, field in model.model_fields.items():
+            for section in models_in(field.annotation):
+                compare_deeply(given[name], section)
+
+    compare_deeply(document, ConfigFile)
     kinds: dict[str, type[BaseModel]] = {
         "postgresql": PostgresqlSettings,
         "tree": TreeSettings,
