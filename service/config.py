@@ -390,4 +390,5 @@ def json_schema() -> dict[str, Any]:
     schema = ConfigFile.model_json_schema()
     for model in get_args(SourceSettings):
         schema["$defs"][model.__name__].setdefault("required", []).insert(0, "type")  # no file can do without it
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "deviceon-backup configuration"}
+    return {**schema, **head}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from service.app import App, opened
+from service.backup import utc_now
 from service.catalog import list_archives
 from service.config import ConfigFile, Person
 from service.config_monitoring import address
@@ -34,14 +35,20 @@ SETTLE_AGAIN = 60.0
 LOOK_AT_TARGET = 600.0
 
 
-async def serve(read: Callable[[], ConfigFile], *, stop: asyncio.Event, reload: asyncio.Event) -> None:
+async def serve(
+    read: Callable[[], ConfigFile],
+    *,
+    stop: asyncio.Event,
+    reload: asyncio.Event,
+    clock: Callable[[], datetime] = utc_now,
+) -> None:
     """Run the service until `stop` is set; `reload` has the configuration file read again.
 
     Raises ConfigError and JobRefused when it cannot begin, Stuck when a job hangs and only a new process can help.
     """
     file = read()
     with only_service(file.state_dir):
-        async with opened(file) as app:
+        async with opened(file, clock=clock) as app:
             await _Service(app, read, stop, reload).run()
 
 

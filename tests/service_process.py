@@ -30,6 +30,8 @@ class ServiceProcess:
     directory: Path
     document: dict[str, Any]
     environment: dict[str, str] = field(default_factory=dict)
+    clock: tuple[float, float] | None = None
+    """EPOCH and FACTOR of `tests.fast_service`; None for the real clock."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -63,7 +65,7 @@ class ServiceProcess:
         self.write_config()
         with (self.directory / "service.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "service", "--config", str(self.config_file), "serve"],
+                self._command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -71,11 +73,22 @@ class ServiceProcess:
                 cwd=Path(__file__).parent.parent,
             )
 
+    def _command(self) -> list[str]:
+        if self.clock is not None:
+            return [sys.executable, "-m", "tests.fast_service", str(self.config_file), *map(str, self.clock)]
+        return [sys.executable, "-m", "service", "--config", str(self.config_file), "serve"]
+
     def stop(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = 60.0) -> int:
         """Send a signal and wait for the end; return the exit code."""
         assert self.process is not None
         self.process.send_signal(number)
         return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        """Kill it as a power cut would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
 
     def __enter__(self) -> Self:
         self.start()
@@ -83,8 +96,7 @@ class ServiceProcess:
 
     def __exit__(self, *_: object) -> None:
         if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+            self.kill()
 
     @contextlib.asynccontextmanager
     async def client(self, *, ready: bool = True) -> AsyncIterator[Client]:

@@ -39,15 +39,15 @@ def reference() -> None:
 @click.pass_obj
 def check(shared: Shared) -> None:
     """Check the configuration file; nothing is connected to (doctor does that)."""
-    from service.config import find  # noqa: PLC0415
-    from service.settings import load  # noqa: PLC0415
+    from service.config import find, read  # noqa: PLC0415
 
-    found = load(shared.config)
+    found = read(shared.config)
     if shared.json:
         emit({"file": str(find(shared.config)), "good": True, "sources": [source.name for source in found.sources]})
     else:
         names = ", ".join(source.name for source in found.sources)
-        click.echo(f"{find(shared.config)} is good: {names} to {found.target.url}")
+        where = found.target.url if found.target else "the target that `settings` tells"
+        click.echo(f"{find(shared.config)} is good: {names} to {where}")
 
 
 @config.command()
@@ -56,9 +56,9 @@ def check(shared: Shared) -> None:
 @click.pass_obj
 def show(shared: Shared) -> None:
     """Print the configuration with all defaults. It holds no secrets: those are in files or the environment."""
-    from service.settings import load  # noqa: PLC0415
+    from service.config import read  # noqa: PLC0415
 
-    values = load(shared.config).model_dump(mode="json", exclude_none=True)
+    values = read(shared.config).model_dump(mode="json", exclude_none=True)
     if shared.json:
         emit(values)
     else:

@@ -134,7 +134,7 @@ def test_a_backup_is_listed_inspected_and_verified(backed_up: Machine) -> None:
     assert entry["sealing"] == "off"
     assert entry["problem"] is None
     table = backed_up.good("list").stdout.splitlines()
-    assert table[0].split() == ["NAME", "CREATED", "SIZE", "CONTENT", "SERVER", "SEALED", "TO"]
+    assert table[0].split() == ["NAME", "CREATED", "SIZE", "CONTENT", "SERVER", "EVIDENCE", "SEALED", "TO"]
     assert table[1].startswith(entry["name"])
     found = backed_up.json("inspect", entry["name"])
     assert [source["name"] for source in found["manifest"]["sources"]] == ["config", "grafana"]
@@ -264,7 +264,7 @@ def test_config_commands_show_the_file_and_never_a_secret(machine: Machine) -> N
     shown = yaml.safe_load(machine.good("config", "show", **environment).stdout)
     assert shown == machine.json("config", "show", **environment)
     assert shown["sources"][0]["password_file"] == str(machine.root / "password")
-    assert json.loads(machine.good("config", "schema").stdout)["title"] == "Config"
+    assert json.loads(machine.good("config", "schema").stdout)["title"] == "deviceon-backup configuration"
     machine.configure(sources=[{"type": "postgresql", "password": CANARY}])
     for command in ("config check", "config show", "backup", "list --debug", "doctor"):
         wrong = machine.run(*command.split())

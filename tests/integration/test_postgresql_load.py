@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from demo.postgresql_server import PostgresqlServer
-from service.errors import RestoreRefused, ServiceError
+from service.config import PostgresqlSettings
+from service.errors import RestoreRefused, ServiceError, SourceUnavailable
 from service.sources.postgresql import PostgresqlRestorer, rows
+from service.sources.postgresql.connect import connection_to, errors_as_source, while_connected
 from tests import app_database
 from tests.app_database import SAMPLE, contents, spoil, untouched
 from tests.conftest import NewServer
-from tests.recipes import Installation
+from tests.recipes import Installation, eventually
 
 
 @pytest.fixture
@@ -49,6 +55,38 @@ async def test_restored_rows_are_frozen_and_known_to_the_planner(installation: I
     )
     expected = [("split", True), ("split_1", False), ("split_2", False), ("things", False), ("total", False)]
     assert [tuple(row) for row in statistics] == expected
+
+
+async def test_a_server_that_dies_while_the_socket_is_full_of_rows_ends_the_loading(
+    own_postgresql: PostgresqlServer,
+) -> None:
+    await own_postgresql.execute("CREATE TABLE filled (t text)")
+    pulled = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal pulled
+        while True:
+            pulled += 1
+            yield b"x" * 100_000 + b"\n"
+
+    settings = PostgresqlSettings.model_validate(own_postgresql.source_settings(), strict=False)
+    async with connection_to(settings, "postgres") as connection:
+        backend = await connection.fetchval("SELECT pg_backend_pid()")
+        loading = connection.copy_to_table("filled", source=endless(), format="text")
+        waiting = asyncio.ensure_future(while_connected(connection, loading))
+        await eventually(lambda: pulled > 10)
+        os.kill(backend, signal.SIGSTOP)
+        before = -1
+        while pulled != before:  # until the driver waits for room in the socket
+            before = pulled
+            await asyncio.sleep(0.5)
+        os.kill(backend, signal.SIGKILL)
+        async with asyncio.timeout(20):
+            with (
+                pytest.raises(SourceUnavailable, match="closed while rows were being sent"),
+                errors_as_source("loading"),
+            ):
+                await waiting
 
 
 async def test_parts_of_a_table_that_fills_the_database_are_loaded_at_once(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import Any, TypeVar
 
 import asyncpg
 
@@ -14,6 +15,9 @@ from service.errors import SourceError, SourceUnavailable
 Connection = asyncpg.Connection
 
 _START_SECONDS = 60.0
+_NOTICE_SECONDS = 1.0
+
+T = TypeVar("T")
 
 STARTUP_SETTINGS = {
     "statement_timeout": "0",
@@ -99,6 +103,35 @@ def errors_as_source(doing: str) -> Iterator[None]:
             f"PostgreSQL cannot be reached while {doing}: {str(error) or type(error).__name__}",
             hint="Check that the server runs and that host and port are right.",
         ) from error
+
+
+async def while_connected(connection: Connection, work: Coroutine[Any, Any, T]) -> T:
+    """Do something on a connection; when it is lost, end it with the driver's error for that.
+
+    asyncpg sends rows when the socket has room, and waits for that without an end when the connection breaks meanwhile.
+    """
+    task = asyncio.ensure_future(work)
+    lost = False
+
+    def give_up() -> None:
+        nonlocal lost
+        lost = not task.done()
+        task.cancel()
+
+    def gone(_: Any) -> None:
+        # not at once: in most cases the driver notices, and tells the server's reason
+        asyncio.get_running_loop().call_later(_NOTICE_SECONDS, give_up)
+
+    connection.add_termination_listener(gone)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        me = asyncio.current_task()
+        if lost and me is not None and not me.cancelling():
+            raise asyncpg.ConnectionDoesNotExistError("connection was closed while rows were being sent") from None
+        raise
+    finally:
+        connection.remove_termination_listener(gone)
 
 
 async def connect(settings: PostgresqlSettings, database: str, *, scratch: bool = False) -> Connection:

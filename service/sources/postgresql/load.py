@@ -11,7 +11,7 @@ from typing import Any
 
 from service.errors import SourceError, StageFailed
 from service.sources.base import StoredStream
-from service.sources.postgresql.connect import Connection, errors_as_source, qualified
+from service.sources.postgresql.connect import Connection, errors_as_source, qualified, while_connected
 from service.sources.postgresql.rows import ROWS, SMALL_TABLES
 
 _FREEZE_BYTES = 1 << 20
@@ -173,7 +173,7 @@ async def _copy_in(
         if told.get("configuration"):
             # the extension's own triggers and keys must not judge rows that were in order when archived
             await connection.execute("SET LOCAL session_replication_role = replica")
-        status = await connection.copy_to_table(
+        copying = connection.copy_to_table(
             table,
             schema_name=schema,
             columns=list(told["columns"]) or None,
@@ -181,6 +181,7 @@ async def _copy_in(
             freeze=freeze,
             **options,
         )
+        status = await while_connected(connection, copying)
         if told.get("configuration"):
             await connection.execute("SET LOCAL session_replication_role = DEFAULT")
     rows = int(status.split()[-1])

@@ -1,0 +1,38 @@
+"""`serve` with a clock that runs fast, so that a schedule of minutes can be killed hundreds of times.
+
+`python -m tests.fast_service CONFIG EPOCH FACTOR`: at the real time EPOCH (UNIX seconds) the clock shows the real time,
+and from there on it runs FACTOR times as fast, also after a restart. Everything else is the real service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from datetime import UTC, datetime
+
+from service import log, scheduler
+from service.config import read
+from service.serve import serve
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    config, epoch, factor = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+
+    def clock() -> datetime:
+        return datetime.fromtimestamp(epoch + (time.time() - epoch) * factor, UTC)
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        await serve(lambda: read(config), stop=stop, reload=asyncio.Event(), clock=clock)
+
+    scheduler.LONGEST_SLEEP = 0.2  # it sleeps by the real clock
+    log.configure("text", "info")
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    main()
