@@ -123,16 +123,17 @@ class Raw:
         self.reset = False
 
     @classmethod
-    async def connect(cls, path: Path) -> Self:
+    async def connect(cls, path: Path, uid: int = ME) -> Self:
+        """Connect, as another user when told: the kernel notes the effective user id of that moment."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.setblocking(False)
-        while True:
-            try:
-                connection.connect(str(path))
-            except BlockingIOError:
+        try:
+            while not _connected(connection, path, uid):
                 await asyncio.sleep(0.01)
-            else:
-                return cls(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection)
 
     async def send(self, data: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(self._socket, data)
@@ -181,6 +182,25 @@ class Raw:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _connected(connection: socket.socket, path: Path, uid: int) -> bool:
+    os.seteuid(uid)
+    try:
+        connection.connect(str(path))
+    except BlockingIOError:  # many stand in line
+        return False
+    else:
+        return True
+    finally:
+        os.seteuid(ME)
+
+
+async def connect_as(path: Path, uid: int) -> Raw:
+    """Connect as a user whom the file's mode would keep out, so that only the server can refuse."""
+    path.parent.chmod(0o755)
+    path.chmod(0o666)
+    return await Raw.connect(path, uid)
 
 
 AS_ANOTHER_USER = """
