@@ -20,7 +20,7 @@ def hub(*history: int, keep: int = 1000) -> EventHub:
 
 async def waiting(subscription: Subscription) -> list[Event]:
     """Take all that waits; return when it would have to wait for more, or it ended."""
-    found = []
+    found: list[Event] = []
     while True:
         step = asyncio.ensure_future(anext(subscription, None))
         await asyncio.sleep(0)

@@ -213,7 +213,7 @@ async def test_progress_is_dropped_for_a_slow_listener_and_what_counts_is_not(pa
                 if number % 20 == 0:
                     service.hub.publish("told")
                 await asyncio.sleep(0)
-            seqs = []
+            seqs: list[int] = []
             while len(seqs) < 100:
                 told = await slow.read()
                 assert told is not None
@@ -255,6 +255,17 @@ async def test_who_works_or_listens_keeps_its_place_and_the_newcomer_is_refused(
         service.hub.publish("told")
         for client in clients[:4]:
             assert await client.read() is not None
+
+
+async def test_callers_that_read_nothing_lose_their_place_to_whoever_comes(path: Path) -> None:
+    async with serving(path) as service, contextlib.AsyncExitStack() as stack:
+        for _ in range(8):
+            client = stack.enter_context(await service.raw())
+            for number in range(8):
+                await client.ask("big", number, size=60_000)
+        await until(lambda: len([each for each in service.server._seats if each.lines.unread_since]) == 8)
+        for _ in range(3):
+            await answers(service)
 
 
 async def test_a_seat_is_free_again_when_its_client_has_gone(path: Path) -> None:
