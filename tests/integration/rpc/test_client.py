@@ -103,7 +103,16 @@ async def test_all_calls_that_wait_and_the_listener_learn_of_the_loss(path: Path
 async def test_answers_to_nobody_are_passed_over(path: Path) -> None:
     good = b'{"jsonrpc":"2.0","id":1,"result":"good"}\n'
     other = [b'{"jsonrpc":"2.0","id":99,"result":1}\n', b'{"jsonrpc":"2.0","method":"event","params":{"seq":1}}\n']
-    async with service(path, says(*other, good, good)) as client:
+
+    async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            await reader.readline()
+            writer.write(b"".join([*other, good, good]))
+        writer.write(good.replace(b'"id":1', b'"id":2'))
+        await reader.readline()
+
+    async with service(path, behaviour) as client:
+        assert await client.call("echo") == "good"
         assert await client.call("echo") == "good"
 
 

@@ -110,6 +110,13 @@ def test_a_second_service_is_refused_and_the_first_goes_on(path: Path) -> None:
         pass
 
 
+def test_a_second_service_is_refused_also_when_the_file_of_the_first_was_removed(path: Path) -> None:
+    with listening(path):
+        path.unlink()
+        with pytest.raises(JobRefused, match="another service runs on this socket"), listening(path):
+            pass
+
+
 def test_a_service_that_holds_no_lock_but_answers_is_left_alone(path: Path) -> None:
     path.parent.mkdir(mode=0o750)
     with socket.socket(socket.AF_UNIX) as other:
