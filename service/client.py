@@ -115,7 +115,7 @@ class Client:
                 self._reader, self._writer = await self._connect()
         except OSError as exc:  # TimeoutError and ssl's errors too
             raise ConnectionLost(
-                f"the service cannot be reached: {exc or 'no answer'}",
+                f"the service cannot be reached: {str(exc) or 'no answer in time'}",
                 hint="Is it running, and may this user use its socket?",
             ) from exc
         self._listening = asyncio.create_task(self._listen())

@@ -195,4 +195,5 @@ def _encode(message: dict[str, Any]) -> bytes:
     if "\\ud" in text:  # perhaps half a character, from a file name that is not UTF-8: strict readers refuse it
         whole = SURROGATE.sub("\ufffd", json.dumps(message, ensure_ascii=False, allow_nan=False))
         text = json.dumps(json.loads(whole), separators=(",", ":"))
-    return text.encode("ascii") + b"\n"
+    text += "\n"  # before encoding: lines are long, and each copy of one counts
+    return text.encode("ascii")

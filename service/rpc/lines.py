@@ -78,10 +78,11 @@ class Lines(asyncio.BufferedProtocol):
         """Take no more lines, and close after a last one; drop the connection if the client does not read."""
         self._ended = True
         self._wake()
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None:
             return
         if self.unread_since is not None:
             self._transport.abort()
+        if self._transport.is_closing():
             return
         if last is not None:
             self._transport.write(last)

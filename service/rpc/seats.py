@@ -1,6 +1,7 @@
 """Who may connect when there are too many: those that say nothing make room for those that come.
 
-So nobody keeps an admin out by opening connections, not even under the admin's own user id.
+So nobody keeps an admin out by opening connections, not even under the admin's own user id. A peer with too many gives
+up one of its own; when all seats are taken, a peer that has more than the newcomer's does.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Seats(list[T]):
             loser = self._longest_idle(mine)
         elif len(self) >= self._limits.connections:
             others = [other for other in self if len(self.of(other.peer)) > len(mine)]
-            loser = self._longest_idle(mine) or self._longest_idle(others)
+            loser = self._longest_idle(others) or self._longest_idle(mine)
         else:
             self.append(newcomer)
             return None

@@ -98,10 +98,14 @@ class RpcServer:
         while True:
             try:
                 client, _ = await loop.sock_accept(listener)
-                welcome(client)
-            except OSError as error:  # no more descriptors, or the client has gone already
+            except OSError as error:  # no more descriptors, say
                 logger.warning("a connection could not be accepted: %s", error)
                 await asyncio.sleep(0.1)
+                continue
+            try:
+                welcome(client)
+            except OSError:  # the client has gone already
+                client.close()
             await asyncio.sleep(0)  # sock_accept does not wait when many stand in line: others have their turn
 
     def _welcome_user(self, client: socket.socket, allowed: AllowedUsers) -> None:

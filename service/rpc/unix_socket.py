@@ -85,6 +85,8 @@ def _prepare_directory(directory: Path, gid: int | None) -> None:
         directory.mkdir(mode=0o700, parents=True)
     except FileExistsError:
         found = directory.stat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, f"{directory} is no directory") from None
         mode = stat.S_IMODE(found.st_mode)
         if mode & 0o027:
             raise ConfigError(
