@@ -127,9 +127,7 @@ def test_whatever_is_read_is_remembered(tmp_path: Path, monkeypatch: pytest.Monk
     assert redact("canary-of-file canary-of-env") == "*** ***"
 
 
-def test_every_setting_that_names_a_secret_lets_it_be_redacted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_setting_that_names_a_secret_lets_it_be_redacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANARY", "canary-Zx81")
     file = written(tmp_path, "*:*:*:*:canary\\:Zx82")
     assert PostgresqlSettings(passfile=file).password() == "canary:Zx82"
