@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -19,12 +19,15 @@ class HttpSink:
     statuses: list[int] = field(default_factory=list)
     """Of the first answers, before `status`."""
     hang: bool = False
+    look: Callable[[], None] = field(default=lambda: None)
+    """Called before an answer, while the one who asked waits for it."""
     seen: list[tuple[str, str, str]] = field(default_factory=list)
     agents: list[str] = field(default_factory=list)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         self.seen.append((request.method, request.path_qs, await request.text()))
         self.agents.append(request.headers.get("User-Agent", ""))
+        self.look()
         if self.hang:
             await asyncio.Event().wait()
         return web.Response(status=self.statuses.pop(0) if self.statuses else self.status)
