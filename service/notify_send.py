@@ -25,6 +25,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextvars import ContextVar
 from urllib.parse import unquote
 
 ATTEMPTS = (0.0, 1.0, 3.0)
@@ -69,7 +70,7 @@ def without(url: str, text: str) -> str:
     for piece in sorted((rest, *pieces), key=len, reverse=True):
         if len(piece) >= 4:
             text = text.replace(piece, "***")
-    return text
+    return re.sub(r"://\S+", "://***", text)
 
 
 def notifier(title: str, body: str, kind: str) -> Callable[[str], str]:
@@ -81,35 +82,45 @@ def notifier(title: str, body: str, kind: str) -> Callable[[str], str]:
     logger.addHandler(collected)
     logger.propagate = False
     asset = apprise.AppriseAsset(
-        app_id="DeviceOn Backup", app_desc="DeviceOn Backup", app_url="", storage_mode="memory"
+        app_id="DeviceOn Backup",
+        app_desc="DeviceOn Backup",
+        app_url="",
+        async_mode=False,  # in this thread, or in one that is given its context: `Collected` asks for that
+        storage_mode="memory",
     )
 
     def notify(url: str) -> str:
+        collected.begin(url)
         service = apprise.Apprise(asset=asset)
         if not service.add(url):
             return "Apprise does not know such a URL"
         # Plain text: Apprise escapes it for services that take HTML or Markdown.
         if service.notify(body=body, title=title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT):
             return ""
-        return collected.said() or "it was not accepted"
+        return collected.said(url) or "it was not accepted"
 
     return notify
 
 
 class Collected(logging.Handler):
-    """What was logged from level warning on, by thread."""
+    """What was logged from level warning on, for each URL."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._said: dict[int | None, list[str]] = {}
+        self._url: ContextVar[str] = ContextVar("url", default="")
+        self._said: dict[str, list[str]] = {}
+
+    def begin(self, url: str) -> None:
+        """Take what is logged in this context from now on as about the URL."""
+        self._url.set(url)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a message."""
-        self._said.setdefault(record.thread, []).append(record.getMessage())
+        self._said.setdefault(self._url.get(), []).append(record.getMessage())
 
-    def said(self) -> str:
-        """Return what was logged in this thread."""
-        return " | ".join(self._said.get(threading.get_ident(), []))
+    def said(self, url: str) -> str:
+        """Return what was logged about the URL."""
+        return " | ".join(self._said.get(url, []))
 
 
 def ping(url: str, body: str) -> str:
