@@ -53,7 +53,7 @@ class NotificationSettings(Settings):
     """A file with one Apprise URL a line (they hold passwords); a line that begins with # is a comment."""
     urls_env: VariableName | None = None
     """An environment variable with Apprise URLs, separated by spaces or line ends. Give one of the two."""
-    on: Annotated[list[NotifyOn], Field(min_length=1)] = [  # noqa: RUF012 - pydantic copies it
+    events: Annotated[list[NotifyOn], Field(min_length=1)] = [  # noqa: RUF012 - pydantic copies it
         "failure",
         "partial",
         "missed",

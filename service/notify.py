@@ -80,13 +80,13 @@ class Notifier:
         elif job.kind == "backup" and job.state != "cancelled":
             self._ping("/fail", failure_reason(job))
         if self._notifications:
-            on = self._notifications.on
+            on = self._notifications.events
             self._tell(job_message(job, previous, on=on, server=self._server, next_run=next_run))
 
     def missed(self, scheduled_for: datetime, reason: str, *, next_run: datetime | None = None) -> None:
         """Tell that a scheduled backup did not take place."""
         if self._notifications:
-            on = self._notifications.on
+            on = self._notifications.events
             self._tell(missed_message(scheduled_for, reason, on=on, server=self._server, next_run=next_run))
 
     def _tell(self, message: Message | None) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from service.backup import backup
-from service.cli.failures import as_json
 from service.config import Config, PostgresqlSettings
 from service.config_monitoring import DeadManSettings, NotificationSettings
+from service.failure import as_json
 from service.job import Job
 from service.log import configure, current_job
 from service.metrics import Metrics
@@ -39,7 +39,7 @@ async def run(given: dict[str, Any]) -> None:
         metrics.job_started(job)
         notifier.job_started(job)
         try:
-            result = await backup(config, progress=Progress(say=log.info))
+            result = await backup(config, progress=Progress(on_step=log.info))
             job = job.but(state="succeeded", result=asdict(result))
         except Exception as error:
             log.exception("the backup failed")

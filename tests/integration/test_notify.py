@@ -52,7 +52,7 @@ FAILED, GOOD = ended("failed", error=ERROR), ended("succeeded", result={"name": 
 def to(directory: Path, *urls: str, on: tuple[NotifyOn, ...] = get_args(NotifyOn)) -> NotificationSettings:
     file = directory / "urls"
     file.write_text("# where messages go\n" + "\n".join(urls) + "\n")
-    return NotificationSettings(urls_file=file, on=list(on))
+    return NotificationSettings(urls_file=file, events=list(on))
 
 
 def dead_man(directory: Path, url: str) -> DeadManSettings:

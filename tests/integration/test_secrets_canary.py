@@ -83,7 +83,7 @@ class Machine:
         given = {
             "config": config,
             "log": log,
-            "notifications": {"urls_file": self.file("urls", urls), "on": ["failure", "success"]},
+            "notifications": {"urls_file": self.file("urls", urls), "events": ["failure", "success"]},
             "dead_man": {"url_env": "PING_URL"},
         }
         program = [sys.executable, "-X", "dev", "-m", "tests.integration.observed_backup"]

@@ -59,7 +59,7 @@ def test_what_an_ended_job_is(job: Job, previous: Job | None, expected: list[Not
 
 
 def test_only_what_was_asked_for_is_told_by_its_most_telling_name() -> None:
-    on = NotificationSettings(urls_env="X").on
+    on = NotificationSettings(urls_env="X").events
     assert on == ["failure", "partial", "missed", "recovery"]
     assert job_message(GOOD, GOOD, on=on, server="s") is None
     assert job_message(WARNED, GOOD, on=on, server="s") is None
