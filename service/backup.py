@@ -69,8 +69,8 @@ async def backup(
     """
     started = clock()
     ledger = ledger or NoLedger()
+    running_version = await server_version(config.server)
     async with exclusive(config.state_dir, "a backup", config.sources):
-        running_version = await server_version(config.server)
         async with open_target(config.target.url, config.target.options()) as target, AsyncExitStack() as views:
             archives = await list_archives(target, ledger)
             header, slots, keys = await _seal(config, target, archives, running_version, progress, clock)
