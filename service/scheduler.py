@@ -52,16 +52,26 @@ class Scheduler:
 
     async def run(self) -> None:
         """Start what is due, for ever."""
-        self.guard = ClockGuard.from_json(await self.values.get(CLOCK))
         while True:
             self._woken.clear()
             try:
                 await self.look()
+                pause = self._sleep()
             except ServiceError as error:
                 log.error("the schedule could not be looked at: %s", error)
+                pause = LONGEST_SLEEP
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._sleep()):
+                async with asyncio.timeout(pause):
                     await self._woken.wait()
+
+    async def load(self) -> None:
+        """Remember what was known of the clock before."""
+        self.guard = ClockGuard.from_json(await self.values.get(CLOCK))
+
+    @property
+    def clock_suspect(self) -> bool:
+        """Tell whether the clock may have been set: pruning by age waits then."""
+        return self.guard.suspects(self.clock())
 
     def wake(self) -> None:
         """Look again now: the settings have changed."""
@@ -108,7 +118,8 @@ class Scheduler:
         now = self.clock()
         tries = [job for job in await self.jobs.history.jobs(limit=100, kinds=["backup"]) if job.scheduled_for == due]
         if len(tries) <= RETRIES and now - due <= timedelta(hours=schedule.catch_up):
-            await self._queue(schedule, "catch-up", due)
+            # not remembered as served: the schedule may have changed since, and begins anew then
+            await self.jobs.submit("backup", {}, origin="catch-up", scheduled_for=due)
 
     async def _serve(self, schedule: ScheduleSettings, due: datetime, now: datetime) -> None:
         late = now - due - delay(schedule, due, self.seed)

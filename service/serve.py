@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import pwd
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -138,9 +138,10 @@ class _Service:
         await self._submit_settle()
         for job in interrupted:
             self.metrics.job_ended(job)
-            self._notify(job, await self._previous(job))
-            if job.kind == "backup":
-                await self.app.scheduler.retry(job)
+            with _logged("making up for what was interrupted"):
+                self._notify(job, await self._previous(job))
+                if job.kind == "backup":
+                    await self.app.scheduler.retry(job)
         self.app.not_ready = None
         self.begun.set()
         await self.app.jobs.run()
@@ -151,14 +152,18 @@ class _Service:
         except ConfigError as error:
             log.warning("nothing to settle: %s", error)
             return
-        await self.app.jobs.submit("settle", {}, origin="service")
+        with _logged("settling"):
+            await self.app.jobs.submit("settle", {}, origin="service")
 
     async def _stop_working(self, working: asyncio.Task[None]) -> None:
         timeout = self.app.file.service.stop_timeout
         working.cancel()
         done, _ = await asyncio.wait({working}, timeout=timeout)
         if not done:
-            raise Stuck(f"the running job did not stop within {timeout:g} s")
+            log.error("what runs did not stop within %g s", timeout)
+            self.app.jobs.abandon()
+            working.cancel()
+            await asyncio.wait({working})
 
     async def _keep_schedule(self) -> None:
         await self.begun.wait()
@@ -189,7 +194,9 @@ class _Service:
             jobs = self.app.jobs
             if not self.settled and jobs.active is None and not jobs.waiting:
                 await self._submit_settle()
-            await self.app.history.forget(self.app.clock() - timedelta(days=self.app.file.service.keep_history))
+            if not self.app.scheduler.clock_suspect:
+                with _logged("forgetting old jobs"):
+                    await self.app.history.forget(self.app.clock() - timedelta(days=self.app.file.service.keep_history))
 
     async def _measure_target(self) -> None:
         scheduler, metrics = self.app.scheduler, self.metrics
@@ -256,6 +263,15 @@ class _Service:
             if entry.evidence in ("unknown", "written") and entry.problem is None and entry.name not in tried:
                 await self.app.jobs.submit("verify", {"archive": entry.name}, origin="service")
                 return
+
+
+@contextlib.contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """Log what goes wrong on the side, such as a full disk under the memory: no job that runs may end for it."""
+    try:
+        yield
+    except ServiceError as error:
+        log.error("%s failed: %s", what, error)
 
 
 def _users(admins: list[Person], readers: list[Person]) -> AllowedUsers:

@@ -59,14 +59,14 @@ class StoredSettings:
         made: list[Path] = []
         before = self.value.target.storage_options if self.value.target else {}
         document = _dumped(self.value) | dict(changes)
-        if isinstance(document.get("target"), Mapping) and "target" in changes:
-            options = document["target"].get("storage_options")
-            if isinstance(options, Mapping):
-                kept = self._with_secrets_in_files(options, before, made)
-                document["target"] = dict(document["target"]) | {"storage_options": kept}
         try:
+            if isinstance(document.get("target"), Mapping) and "target" in changes:
+                options = document["target"].get("storage_options")
+                if isinstance(options, Mapping):
+                    kept = self._with_secrets_in_files(options, before, made)
+                    document["target"] = dict(document["target"]) | {"storage_options": kept}
             return parsed(document), made
-        except ConfigError:
+        except BaseException:
             for path in made:
                 remove_file(path)
             raise
@@ -101,8 +101,11 @@ class StoredSettings:
         document = _dumped(value)
         await self._values.set(NAME, document)
         self.value = value
-        await run_in_thread(replace_file, self._state_dir / COPY, json.dumps(document, indent=2).encode())
-        await run_in_thread(self._remove_unused_secrets)
+        try:
+            await run_in_thread(replace_file, self._state_dir / COPY, json.dumps(document, indent=2).encode())
+            await run_in_thread(self._remove_unused_secrets)
+        except OSError as error:  # they are stored all the same
+            log.error("the settings are stored, but their copy %s is not: %s", COPY, error)
 
     def _remove_unused_secrets(self) -> None:
         directory = self._state_dir / SECRETS

@@ -252,7 +252,7 @@ class Methods:
             config,
             ledger=self.ledger,
             now=self.clock(),
-            clock_suspect=self.scheduler.guard.doubted_since is not None,
+            clock_suspect=self.scheduler.clock_suspect,
         )
 
     @method("retention.apply", admin=True)
@@ -302,7 +302,9 @@ class Methods:
 def _request(name: str, params: p.Mutation) -> Request | None:
     if params.idempotency_key is None:
         return None
-    return Request(params.idempotency_key, name, params.model_dump(mode="json", exclude={"idempotency_key"}))
+    # Only what was given: to leave a setting as it is and to take it away are two requests.
+    given = params.model_dump(mode="json", exclude={"idempotency_key"}, exclude_unset=True)
+    return Request(params.idempotency_key, name, given)
 
 
 async def _require_good(target: TargetSettings) -> None:
