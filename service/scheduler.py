@@ -127,8 +127,8 @@ class Scheduler:
             await self._queue(schedule, "schedule", due)
         elif late <= timedelta(hours=schedule.catch_up):
             log.warning("the backup of %s was missed; making up for it", due.isoformat())
-            await self.announcer.tell("schedule.missed", {"due": due.isoformat(), "made_up": True})
-            await self._queue(schedule, "catch-up", due)
+            if await self._queue(schedule, "catch-up", due):
+                await self.announcer.tell("schedule.missed", {"due": due.isoformat(), "made_up": True})
         else:
             log.error("the backup of %s was missed", due.isoformat())
             await self.values.set(SERVED, _served(schedule, due))
@@ -136,7 +136,8 @@ class Scheduler:
             if self.on_missed is not None:
                 self.on_missed(due, f"the service did not run, and more than {schedule.catch_up} hours have passed")
 
-    async def _queue(self, schedule: ScheduleSettings, origin: JobOrigin, due: datetime) -> None:
+    async def _queue(self, schedule: ScheduleSettings, origin: JobOrigin, due: datetime) -> bool:
+        """Queue the backup of a due time; False when it is left out, since another is at work."""
         values = {SERVED: _served(schedule, due)}
         busy = [job for job in (self.jobs.active, *self.jobs.waiting) if job is not None and job.kind == "backup"]
         if busy:
@@ -145,8 +146,9 @@ class Scheduler:
             await self.announcer.tell("schedule.skipped", {"due": due.isoformat(), "job_id": busy[0].id})
             if self.on_missed is not None:
                 self.on_missed(due, "another backup was still at work")
-            return
+            return False
         await self.jobs.submit("backup", {}, origin=origin, scheduled_for=due, values=values)
+        return True
 
     async def _served(self, schedule: ScheduleSettings, now: datetime) -> datetime:
         """Return the last due time that was served; a schedule that is new begins now."""

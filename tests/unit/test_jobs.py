@@ -125,18 +125,18 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     hub = EventHub("boot", [], clock=clock)
 
     async def work(job: Job, progress: Progress) -> dict[str, Any]:
-        return await bench.work(job, progress)
+        return await made.work(job, progress)
 
     announcer = Watched(hub, history)
-    jobs = Jobs(history, announcer, work, lambda: bench.settings, clock)
-    bench = Bench(jobs, database, hub, clock)
-    announcer.looked = bench.looked
-    yield bench
-    if bench.working is not None:
-        bench.gate.set()
-        bench.working.cancel()
+    jobs = Jobs(history, announcer, work, lambda: made.settings, clock)
+    made = Bench(jobs, database, hub, clock)
+    announcer.looked = made.looked
+    yield made
+    if made.working is not None:
+        made.gate.set()
+        made.working.cancel()
         with contextlib.suppress(asyncio.CancelledError, Stuck):
-            await bench.working
+            await made.working
     database.close()
 
 
