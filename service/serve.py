@@ -88,8 +88,8 @@ class _Service:
                         task.cancel()
                     await self._stop_working(working)
         except BaseExceptionGroup as group:
-            if stuck := group.subgroup(Stuck):
-                raise stuck.exceptions[0] from None
+            if (stuck := _stuck(group)) is not None:
+                raise stuck from None
             raise
 
     @contextlib.asynccontextmanager
@@ -272,6 +272,13 @@ def _logged(what: str) -> Iterator[None]:
         yield
     except ServiceError as error:
         log.error("%s failed: %s", what, error)
+
+
+def _stuck(error: BaseException) -> Stuck | None:
+    """Return the Stuck in an error, however deep in groups: each block that was left has put one around it."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for inner in error.exceptions if (found := _stuck(inner))), None)
+    return error if isinstance(error, Stuck) else None
 
 
 def _users(admins: list[Person], readers: list[Person]) -> AllowedUsers:
