@@ -225,13 +225,13 @@ class Jobs:
         stood = running.watchdog.standstill(progress, asyncio.get_running_loop().time())
         if running.abandoned:
             await self._end(running.job, "interrupted", error=_INTERRUPTED)
-            raise Stuck(f"{running.job.kind} {running.job.id} does not stop while {progress.stage}")
+            raise Stuck(f"{running.job.kind} {running.job.id} does not stop while {progress.stage or 'starting'}")
         if stood is None:
             return
         running.given_up = running.given_up or self._stalled(running)
         if running.ended_by:
             await self._end(running.job, "failed", error=as_json(running.given_up))
-            raise Stuck(f"{running.job.kind} {running.job.id} does not stop while {progress.stage}")
+            raise Stuck(f"{running.job.kind} {running.job.id} does not stop while {progress.stage or 'starting'}")
         log.error("%s %s: %s", running.job.kind, running.job.id, running.given_up)
         self._stop(running, "standstill")
 
@@ -271,7 +271,7 @@ class Jobs:
         settings, progress = self.settings(), running.progress
         setting = "quiet_timeout" if progress.quiet else "no_progress_timeout"
         return Stalled(
-            f"nothing moved for {getattr(settings, setting):.0f} s while {progress.stage}, so the {running.job.kind}"
+            f"nothing moved for {getattr(settings, setting):.0f} s while {progress.stage or 'starting'}, so the {running.job.kind}"
             " was given up",
             hint=f"Look whether the target and PostgreSQL answer; `service.{setting}` sets how long to wait.",
         )

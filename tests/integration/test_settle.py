@@ -160,7 +160,7 @@ async def test_an_unfinished_upload_is_swept_when_it_was_begun_here(place: Place
 
 
 async def test_an_unfinished_upload_of_which_nothing_is_known_is_left_alone_for_a_day(place: Place, app: App) -> None:
-    leftover = leave(place, touched=place.clock())
+    leftover = leave(place, touched=place.clock() - timedelta(seconds=1))
     await app.archives.deleting(url(place), ABSENT)  # a removal begins no upload
     assert await settled(place, app) == SettleResult()
     place.clock.go(hours=23, minutes=59)

@@ -511,6 +511,24 @@ async def test_what_is_given_up_and_does_not_end_is_stuck(bench: Bench, cancelle
     bench.gate.set()
 
 
+async def test_a_way_back_has_the_whole_timeout_for_its_first_step(bench: Bench) -> None:
+    bench.settings = QUICK
+
+    async def work(job: Job, progress: Progress) -> dict[str, Any]:
+        bench.settings = PATIENT  # what is watched from now on has this; what was watched until now is given up soon
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(3):
+                await bench.looked_at()
+            bench.undone.append(job.id)
+        return {}
+
+    ended = await bench.ended(await bench.running(work))
+    assert ended.error is not None and ended.error["code"] == "STALLED"
+    assert bench.undone == [ended.id]
+
+
 async def test_a_way_back_that_gets_on_is_not_stuck_however_long_it_takes(bench: Bench) -> None:
     bench.settings = QUICK
 
