@@ -70,32 +70,35 @@ async def backup(
     started = clock()
     ledger = ledger or NoLedger()
     running_version = await server_version(config.server)
-    async with exclusive(config.state_dir, "a backup", config.sources):
-        async with open_target(config.target.url, config.target.options()) as target, AsyncExitStack() as views:
-            archives = await list_archives(target, ledger)
-            header, slots, keys = await _seal(config, target, archives, running_version, progress, clock)
-            progress.begin("snapshot", f"Taking a consistent view of {len(config.sources)} sources")
-            snapshots = []
-            for settings in config.sources:
-                source = sources.source(settings, config)
-                snapshots.append((source.name, source.type, await views.enter_async_context(source.snapshot())))
-            progress.begin("dump", f"Writing {header.name} to {target.url}", expected_raw=_size_last_time(archives))
-            await ledger.writing(target.url, header.name)
-            packed = await pack(
-                target,
-                header,
-                slots,
-                keys,
-                snapshots,
-                compression=config.compression,
-                progress=progress,
-                clock=clock,
-                tool_version=version("deviceon-backup"),
-            )
-            progress.past_cancelling = True
-            await ledger.found(target.url, header.name, packed.info.etag, "written")
-            await views.aclose()  # let the databases go before the archive is read back
-            await _read_back(config, target, header.name, packed, ledger, progress)
+    async with (
+        exclusive(config.state_dir, "a backup", config.sources),
+        open_target(config.target.url, config.target.options()) as target,
+        AsyncExitStack() as views,
+    ):
+        archives = await list_archives(target, ledger)
+        header, slots, keys = await _seal(config, target, archives, running_version, progress, clock)
+        progress.begin("snapshot", f"Taking a consistent view of {len(config.sources)} sources")
+        snapshots = []
+        for settings in config.sources:
+            source = sources.source(settings, config)
+            snapshots.append((source.name, source.type, await views.enter_async_context(source.snapshot())))
+        progress.begin("dump", f"Writing {header.name} to {target.url}", expected_raw=_size_last_time(archives))
+        await ledger.writing(target.url, header.name)
+        packed = await pack(
+            target,
+            header,
+            slots,
+            keys,
+            snapshots,
+            compression=config.compression,
+            progress=progress,
+            clock=clock,
+            tool_version=version("deviceon-backup"),
+        )
+        progress.past_cancelling = True
+        await ledger.found(target.url, header.name, packed.info.etag, "written")
+        await views.aclose()  # let the databases go before the archive is read back
+        await _read_back(config, target, header.name, packed, ledger, progress)
     seconds = (clock() - started).total_seconds()
     return _result(target.url, header.name, packed, seconds, progress.end())
 

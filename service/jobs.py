@@ -31,6 +31,8 @@ Work = Callable[[Job, Progress], Awaitable[Result]]
 
 LONGEST_QUEUE = 16
 LOOK_SECONDS = 0.5
+UNDO_SECONDS = 120.0
+"""At least this long may a job that was given up take to undo what it began."""
 VERIFYING_STAGE = "read back"
 
 
@@ -212,7 +214,8 @@ class Jobs:
         self.announcer.progress(running.job.id, told(progress))
         now = asyncio.get_running_loop().time()
         if running.ended_by:
-            if running.ended_by == "standstill" and now - running.given_up > self.settings().no_progress_timeout:
+            patience = max(UNDO_SECONDS, self.settings().no_progress_timeout)
+            if running.ended_by == "standstill" and now - running.given_up > patience:
                 await self._end_cancelled(running)
                 raise Stuck(f"{running.job.kind} {running.job.id} hangs while {progress.stage}")
         elif (stood := running.watchdog.standstill(progress, now)) is not None:

@@ -16,7 +16,7 @@ from service.backup import utc_now
 from service.catalog import list_archives
 from service.config import ConfigFile, Person
 from service.config_monitoring import address
-from service.errors import ConfigError, ServiceError
+from service.errors import ConfigError, ServiceError, StateError
 from service.http import status_server
 from service.job import ENDED, Job
 from service.jobs import Stuck
@@ -31,8 +31,10 @@ from storage_backends.base import StorageError
 
 log = logging.getLogger(__name__)
 
-SETTLE_AGAIN = 60.0
-LOOK_AT_TARGET = 600.0
+LOOK_SECONDS = 60.0
+MEASURE_EVERY = 10
+SETTLE_AGAIN, SETTLE_SELDOM = 1, 60
+"""How many looks pass before settling is tried again: at first, and after many failures."""
 
 
 async def serve(
@@ -134,22 +136,22 @@ class _Service:
         return ended
 
     async def _work(self, interrupted: list[Job]) -> None:
-        """Settle first; then whatever is asked for."""
+        """Settle first; then make up for a backup that was interrupted; then whatever is asked for."""
         await self._submit_settle()
         for job in interrupted:
             self.metrics.job_ended(job)
             self._notify(job, await self._previous(job))
-            if job.kind == "backup":
-                await self.app.scheduler.retry(job)
+        last = await self.app.history.jobs(limit=1, kinds=["backup"])
+        if last and last[0].state == "interrupted":
+            await self.app.scheduler.retry(last[0])
         self.app.not_ready = None
         self.begun.set()
         await self.app.jobs.run()
 
     async def _submit_settle(self) -> None:
-        try:
-            self.app.config()
-        except ConfigError as error:
-            log.warning("nothing to settle: %s", error)
+        if self.app.file.system_backup(self.app.stored.value).target is None:
+            log.warning("no target is set yet: `deviceon-backup settings set` does that")
+            self.settled = True
             return
         await self.app.jobs.submit("settle", {}, origin="service")
 
@@ -180,16 +182,21 @@ class _Service:
             self.app.scheduler.wake()
 
     async def _look_at_target(self) -> None:
-        """Keep the metrics of the target true, and settle again what could not be settled."""
+        """Keep the metrics of the target true, settle again what could not be settled, and forget old jobs."""
+        app, looks, patience, waited = self.app, 0, SETTLE_AGAIN, 0
         while True:
-            await self._measure_target()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_AT_TARGET if self.settled else SETTLE_AGAIN):
-                    await asyncio.Event().wait()
-            jobs = self.app.jobs
-            if not self.settled and jobs.active is None and not jobs.waiting:
+            if looks % MEASURE_EVERY == 0:
+                await self._measure_target()
+                try:
+                    await app.history.forget(app.clock() - timedelta(days=app.file.service.keep_history))
+                except StateError as error:
+                    log.error("old jobs cannot be forgotten: %s", error)
+            await asyncio.sleep(LOOK_SECONDS)
+            looks, waited = looks + 1, waited + 1
+            idle = app.jobs.active is None and not app.jobs.waiting
+            if not self.settled and idle and waited >= patience:
+                patience, waited = min(patience * 2, SETTLE_SELDOM), 0
                 await self._submit_settle()
-            await self.app.history.forget(self.app.clock() - timedelta(days=self.app.file.service.keep_history))
 
     async def _measure_target(self) -> None:
         scheduler, metrics = self.app.scheduler, self.metrics
