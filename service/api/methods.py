@@ -80,7 +80,7 @@ class Methods:
             clock_doubted_since=self.scheduler.guard.doubted_since,
         )
 
-    @method("system.doctor")
+    @method("system.doctor", admin=True)
     async def doctor(self, params: p.Nothing) -> list[Finding]:
         """Try the TPM, the sources and the target, and say what has to be put right."""
         return await examine(self._config())

@@ -8,19 +8,25 @@ import sys
 
 import click
 
-from service.cli.options import Shared, shared_options
+from service.cli.options import Shared, emit, shared_options
 
 EX_SOFTWARE = 70
 
 
 @click.command()
+@click.option("--schema", "schema_only", is_flag=True, help="Print the JSON Schema of the socket, and do nothing else.")
 @shared_options
 @click.pass_obj
-def serve(shared: Shared) -> None:
+def serve(shared: Shared, schema_only: bool) -> None:
     """Run the service: take commands on its socket, keep the schedule, until SIGTERM.
 
     SIGHUP has the configuration file read again.
     """
+    if schema_only:
+        from service.api.schema import schema  # noqa: PLC0415
+
+        emit(schema())
+        return
     import asyncio  # noqa: PLC0415
 
     from service import log  # noqa: PLC0415

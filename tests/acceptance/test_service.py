@@ -12,11 +12,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from demo import sample
 from demo.postgresql_server import PostgresqlServer
 from demo.software_tpm import SoftwareTpm
+from service.api.schema import schema
 from service.client import Client, RemoteError
 from tests.integration.rpc.service import NOBODY, Raw, connect_as
 from tests.service_process import ServiceProcess, ended, idle
@@ -99,6 +101,8 @@ async def test_a_portal_drives_everything_over_the_socket(
         numbers = [event["seq"] for event in events if event["seq"] is not None][1:]
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
         assert replayed[-1]["seq"] == numbers[-1]
+        for event in events[1:]:
+            jsonschema.validate(event["data"], schema()["events"][event["type"]]["data"])
         assert service.stop() == 0
     assert "Traceback" not in service.log
 
