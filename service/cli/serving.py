@@ -28,6 +28,7 @@ def serve(shared: Shared, schema_only: bool) -> None:
         emit(schema())
         return
     import asyncio  # noqa: PLC0415
+    import resource  # noqa: PLC0415 - not on every platform
 
     from service import log  # noqa: PLC0415
     from service.cli.running import loop_factory  # noqa: PLC0415
@@ -35,6 +36,7 @@ def serve(shared: Shared, schema_only: bool) -> None:
     from service.jobs import Stuck  # noqa: PLC0415
     from service.serve import serve as recipe  # noqa: PLC0415
 
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold secrets
     settings = read(shared.config).log
     log.configure(settings.format, "debug" if shared.debug else settings.level)
 
