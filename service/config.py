@@ -51,7 +51,8 @@ class ServerSettings(Settings):
     version_file: AbsolutePath | None = None
     """A text file whose first line is the installed version."""
     version_command: Annotated[list[Word], Field(min_length=1)] | None = None
-    """A program and its arguments, run without a shell (at most 10 seconds); its first output line is the version."""
+    """A program and its arguments, run without a shell (at most 10 seconds) and without this service's environment but
+    for PATH and a few more; its first output line is the version."""
 
     @model_validator(mode="after")
     def _one_way_to_tell(self) -> Self:

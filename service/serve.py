@@ -10,13 +10,14 @@ import pwd
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NoReturn
 
 from service.app import App, opened
 from service.backup import utc_now
 from service.catalog import list_archives
 from service.config import ConfigFile, Person
 from service.config_monitoring import address
-from service.errors import ConfigError, ServiceError, StateError
+from service.errors import ConfigError, ServiceError
 from service.http import status_server
 from service.job import ENDED, Job
 from service.jobs import Stuck
@@ -42,16 +43,18 @@ async def serve(
     *,
     stop: asyncio.Event,
     reload: asyncio.Event,
+    abandon: Callable[[str], NoReturn],
     clock: Callable[[], datetime] = utc_now,
 ) -> None:
     """Run the service until `stop` is set; `reload` has the configuration file read again.
 
-    Raises ConfigError and JobRefused when it cannot begin, Stuck when a job hangs and only a new process can help.
+    `abandon` ends the process at once: it is called when a job hangs, since leaving in good order would wait for it.
+    Raises ConfigError and JobRefused when the service cannot begin.
     """
     file = read()
     with only_service(file.state_dir):
         async with opened(file, clock=clock) as app:
-            await _Service(app, read, stop, reload).run()
+            await _Service(app, read, stop, reload, abandon).run()
 
 
 @dataclass(slots=True)
@@ -60,10 +63,14 @@ class _Service:
     read: Callable[[], ConfigFile]
     stop: asyncio.Event
     reload: asyncio.Event
+    abandon: Callable[[str], NoReturn]
     metrics: Metrics = field(default_factory=Metrics)
     notifier: Notifier = field(init=False)
     settled: bool = False
+    backed_up: bool = False
     begun: asyncio.Event = field(default_factory=asyncio.Event)
+    looked_for: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the target is to be looked at now."""
 
     async def run(self) -> None:
         app, file = self.app, self.app.file
@@ -72,27 +79,19 @@ class _Service:
         app.jobs.on_start, app.jobs.on_end = self._job_started, self._job_ended
         app.scheduler.on_missed = self._missed
         await self._seed_metrics()
-        try:
-            async with contextlib.AsyncExitStack() as outer:
-                await outer.enter_async_context(self.notifier)
-                await outer.enter_async_context(self._listening())
-                async with asyncio.TaskGroup() as tasks:
-                    working = tasks.create_task(self._work(interrupted))
-                    others = [
-                        tasks.create_task(self._keep_schedule()),
-                        tasks.create_task(self._keep_config()),
-                        tasks.create_task(self._look_at_target()),
-                    ]
-                    log.info("ready for commands on %s", file.service.socket)
-                    await self.stop.wait()
-                    app.not_ready = "stopping"
-                    for task in others:
-                        task.cancel()
-                    await self._stop_working(working)
-        except BaseExceptionGroup as group:
-            if stuck := group.subgroup(Stuck):
-                raise stuck.exceptions[0] from None
-            raise
+        async with self.notifier, self._listening(), asyncio.TaskGroup() as tasks:
+            working = tasks.create_task(self._work(interrupted))
+            others = [
+                tasks.create_task(self._keep_schedule()),
+                tasks.create_task(self._keep_config()),
+                tasks.create_task(self._look_at_target()),
+            ]
+            log.info("ready for commands on %s", file.service.socket)
+            await self.stop.wait()
+            app.not_ready = "stopping"
+            for task in others:
+                task.cancel()
+            await self._stop_working(working)
 
     @contextlib.asynccontextmanager
     async def _listening(self) -> AsyncIterator[None]:
@@ -146,7 +145,10 @@ class _Service:
             await self.app.scheduler.retry(last[0])
         self.app.not_ready = None
         self.begun.set()
-        await self.app.jobs.run()
+        try:
+            await self.app.jobs.run()
+        except Stuck as stuck:
+            self.abandon(str(stuck))
 
     async def _submit_settle(self) -> None:
         if self.app.file.system_backup(self.app.stored.value).target is None:
@@ -160,7 +162,7 @@ class _Service:
         working.cancel()
         done, _ = await asyncio.wait({working}, timeout=timeout)
         if not done:
-            raise Stuck(f"the running job did not stop within {timeout:g} s")
+            self.abandon(f"the running job did not stop within {timeout:g} s")
 
     async def _keep_schedule(self) -> None:
         await self.begun.wait()
@@ -183,20 +185,30 @@ class _Service:
 
     async def _look_at_target(self) -> None:
         """Keep the metrics of the target true, settle again what could not be settled, and forget old jobs."""
-        app, looks, patience, waited = self.app, 0, SETTLE_AGAIN, 0
+        looks, patience, waited = 0, SETTLE_AGAIN, 0
         while True:
-            if looks % MEASURE_EVERY == 0:
-                await self._measure_target()
-                try:
-                    await app.history.forget(app.clock() - timedelta(days=app.file.service.keep_history))
-                except StateError as error:
-                    log.error("old jobs cannot be forgotten: %s", error)
-            await asyncio.sleep(LOOK_SECONDS)
-            looks, waited = looks + 1, waited + 1
-            idle = app.jobs.active is None and not app.jobs.waiting
-            if not self.settled and idle and waited >= patience:
-                patience, waited = min(patience * 2, SETTLE_SELDOM), 0
-                await self._submit_settle()
+            try:
+                if self.looked_for.is_set() or looks % MEASURE_EVERY == 0:
+                    self.looked_for.clear()
+                    await self._measure_target()
+                    await self._prove_one_more()
+                    await self._forget_old_jobs()
+                if not self.settled and self._idle() and waited >= patience:
+                    patience, waited = min(patience * 2, SETTLE_SELDOM), 0
+                    await self._submit_settle()
+            except (ServiceError, StorageError) as error:
+                log.error("the target cannot be looked after: %s", error)
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self.looked_for.wait()
+            except TimeoutError:
+                looks, waited = looks + 1, waited + 1
+
+    def _idle(self) -> bool:
+        return self.app.jobs.active is None and not self.app.jobs.waiting
+
+    async def _forget_old_jobs(self) -> None:
+        await self.app.history.forget(self.app.clock() - timedelta(days=self.app.file.service.keep_history))
 
     async def _measure_target(self) -> None:
         scheduler, metrics = self.app.scheduler, self.metrics
@@ -237,9 +249,8 @@ class _Service:
             self.settled = job.state == "succeeded"
         else:
             self._notify(job, await self._previous(job))
-        await self._measure_target()
-        if job.kind == "backup" and job.state == "succeeded":
-            await self._prove_one_more()
+        self.backed_up |= job.kind == "backup" and job.state == "succeeded"
+        self.looked_for.set()
 
     def _notify(self, job: Job, previous: Job | None) -> None:
         self.notifier.job_ended(job, previous, next_run=self.app.scheduler.next_run())
@@ -254,7 +265,10 @@ class _Service:
         self.notifier.missed(due, reason, next_run=self.app.scheduler.next_run())
 
     async def _prove_one_more(self) -> None:
-        """Read one archive of which nothing is known here, the newest first: only verified ones count for retention."""
+        """After a backup, read one archive of which nothing is known here: only verified ones count for retention."""
+        if not self.backed_up:
+            return
+        self.backed_up = False
         config = self.app.config()
         async with open_target(config.target.url, config.target.options()) as target:
             archives = await list_archives(target, self.app.archives)

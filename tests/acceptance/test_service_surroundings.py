@@ -201,6 +201,29 @@ async def test_a_job_that_stands_still_is_given_up_and_the_next_one_runs(
             assert (await ended(portal, await portal.call("backup.start")))["state"] == "succeeded"
 
 
+async def test_a_job_that_does_not_stop_in_time_does_not_keep_the_service_from_ending(
+    service: ServiceProcess, own_postgresql: PostgresqlServer
+) -> None:
+    service.document["service"] = {"stop_timeout": 1}
+    service.document["sources"][0]["delay"] = 0.05
+    with service:
+        async with service.client() as portal:
+            job = await portal.call("backup.start")
+            await until(lambda: _raw_bytes(portal, job))
+        query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'deviceon-backup'"
+        backends = [row[0] for row in await own_postgresql.fetch(query)]
+        for backend in backends:
+            os.kill(backend, signal.SIGSTOP)
+        assert service.stop() == 70
+        for backend in backends:
+            os.kill(backend, signal.SIGCONT)
+        assert "did not stop within 1 s" in service.log
+        service.start()
+        async with service.client() as portal:
+            assert (await portal.call("job.get", id=job["id"]))["state"] == "interrupted"
+            assert (await ended(portal, await portal.call("backup.start")))["state"] == "succeeded"
+
+
 async def test_losing_the_memory_loses_history_and_no_archive_and_keeps_the_settings(service: ServiceProcess) -> None:
     target = service.document.pop("target")
     with service:
