@@ -20,7 +20,7 @@ ZONES = ["UTC", "Europe/Berlin", "Pacific/Apia", "America/Sao_Paulo"]
 ages = st.one_of(
     st.timedeltas(timedelta(0), timedelta(days=3)),
     st.timedeltas(timedelta(0), timedelta(days=3000)),
-    st.integers(0, 60).map(lambda days: timedelta(days=days)),
+    st.integers(0, 6).map(lambda days: timedelta(days=days)),
     st.integers(0, 60).map(lambda days: timedelta(days=days, hours=12)),
 )
 past = ages.map(lambda age: NOW - age)
@@ -30,8 +30,9 @@ any_time = past | ages.map(lambda age: NOW + age)
 @st.composite
 def archive_lists(draw: st.DrawFn, created: st.SearchStrategy[datetime], *, odd: bool = True) -> list[Candidate]:
     """Draw archives in any order; with `odd` also such as do not count, or are held."""
-    names = draw(st.lists(st.integers(0, 99).map(lambda n: f"Backup_{n:02}.zip"), unique=True, max_size=14))
-    mostly = st.integers(0, 4).map(bool) if odd else st.just(True)
+    number = draw(st.integers(0, 14))
+    names = draw(st.permutations([f"Backup_{n:02}.zip" for n in range(number)]))
+    mostly = st.sampled_from([True] * 12 + [False]) if odd else st.just(True)
     return [
         Candidate(
             name=name,
@@ -142,7 +143,7 @@ def test_a_larger_number_or_one_more_rule_never_removes_more(
     kind=st.sampled_from([{"verified": False}, {"usable": False}, {"seq": None}, {"created": None}]),
     seq=st.integers(0, 12),
     created=any_time,
-    name=st.sampled_from(["Backup_00a.zip", "Backup_50a.zip", "Backup_99a.zip"]),
+    name=st.sampled_from(["Backup_00a.zip", "Backup_06a.zip", "Backup_99a.zip"]),
     held=st.booleans(),
 )
 def test_one_more_archive_that_does_not_count_changes_nothing_for_the_rest(
@@ -226,9 +227,7 @@ def test_in_doubt_nothing_is_removed_that_would_be_kept_by_the_right_time(
     ]
     suspected = decide(told, policy, now=wrong_now, timezone=zone, clock_suspect=True)
     assert removed(suspected) <= by_the_right_time
+    last_alone = policy == RetentionSettings(keep_last=policy.keep_last or 1)
+    assert removed(suspected) == (by_the_right_time if last_alone else set())
     if any(counts(archive) and archive.created is not None and archive.created > wrong_now for archive in told):
-        assert removed(decide(told, policy, now=wrong_now, timezone=zone)) <= by_the_right_time
-    if policy == RetentionSettings(keep_last=policy.keep_last or 1):
-        assert removed(suspected) == by_the_right_time
-    else:
-        assert removed(suspected) == set()
+        assert removed(decide(told, policy, now=wrong_now, timezone=zone)) == removed(suspected)
