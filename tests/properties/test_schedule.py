@@ -10,12 +10,14 @@ from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from service.schedule import ScheduleSettings, delay, next_run, preview, previous_run
 
+# Nothing here is timed: other work on the machine must not fail a test.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ZONES = sorted(available_timezones())
 WEEKDAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 TICK = timedelta.resolution
@@ -211,7 +213,7 @@ def moments(draw: st.DrawFn, zone: str) -> datetime:
     return anchor + draw(st.integers(-180, 180)) * MINUTE
 
 
-@settings(max_examples=200, deadline=None)
+@settings(UNHURRIED, max_examples=200)
 @given(data=st.data(), zone=zones)
 def test_runs_are_those_that_somebody_who_watches_the_clock_would_start(data: st.DataObject, zone: str) -> None:
     plan, asked, as_shown = data.draw(plans(zone))
@@ -227,7 +229,7 @@ def test_runs_are_those_that_somebody_who_watches_the_clock_would_start(data: st
     assert runs_back_from(plan, end, begin) == expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(UNHURRIED, max_examples=300)
 @given(data=st.data(), zone=zones, moment=st.datetimes(datetime(1901, 1, 1), datetime(2120, 1, 1)))
 def test_runs_are_in_one_order_from_both_sides_in_every_century(
     data: st.DataObject, zone: str, moment: datetime
@@ -240,7 +242,7 @@ def test_runs_are_in_one_order_from_both_sides_in_every_century(
     check_order(plan, [*runs, next_run(plan, runs[1])])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(UNHURRIED, max_examples=100)
 @given(data=st.data(), zone=zones, at=times, day=st.integers(1, 28), weekdays=some_weekdays)
 def test_a_fixed_cron_expression_is_the_schedule_it_spells(
     data: st.DataObject, zone: str, at: str, day: int, weekdays: list[str]
@@ -261,7 +263,7 @@ def test_a_fixed_cron_expression_is_the_schedule_it_spells(
         assert previous_run(plan, after) == previous_run(cron, after)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(UNHURRIED, max_examples=100)
 @given(data=st.data(), zone=zones, jitter=st.integers(0, 720), seed=st.text(max_size=20))
 def test_jitter_never_makes_a_run_pass_the_next(data: st.DataObject, zone: str, jitter: int, seed: str) -> None:
     plan = data.draw(plans(zone))[0].model_copy(update={"jitter": jitter})
@@ -279,6 +281,7 @@ def test_jitter_never_makes_a_run_pass_the_next(data: st.DataObject, zone: str, 
     assert shown == [run for run in all_runs if run > after][:5]
 
 
+@settings(UNHURRIED, max_examples=100)
 @given(day=st.dates(date(1970, 1, 1), date(2100, 1, 1)), asked=st.integers(1, 31))
 def test_a_monthly_schedule_runs_once_in_every_month(day: date, asked: int) -> None:
     plan = ScheduleSettings(frequency="monthly", at="12:00", day=asked)
@@ -289,7 +292,7 @@ def test_a_monthly_schedule_runs_once_in_every_month(day: date, asked: int) -> N
     assert (following.year * 12 + following.month) - (run.year * 12 + run.month) == 1
 
 
-@settings(max_examples=500, deadline=None)
+@settings(UNHURRIED, max_examples=500)
 @given(
     st.lists(st.text("0123456789*,-/#LW", min_size=1, max_size=6), min_size=5, max_size=5).map(" ".join)
     | st.text(max_size=30)
