@@ -136,7 +136,8 @@ class _Packing:
         self._layout = Layout()
         self._complete = False
         self._started = clock()
-        progress.expected_raw = sum(stream.expected_bytes for *_, streams in self._sources for stream in streams)
+        told = sum(stream.expected_bytes for *_, streams in self._sources for stream in streams)
+        progress.expected_raw = progress.expected_raw or told  # what the last archive had is the better guess
 
     async def run(self, target: StorageBackend) -> ObjectInfo:
         """Produce and put at the same time; see `pack` for what is raised."""
