@@ -115,8 +115,8 @@ async def locate(config: Config, archive: str) -> AsyncIterator[tuple[StorageBac
     """Open the target that holds `archive`, and return it with the archive's name there."""
     url, name = place_of(config, archive)
     remember_password_in(url)
-    ours = url.rstrip("/") == config.target.url.rstrip("/")
-    async with open_target(url, config.target.options() if ours else {}) as target:
+    ours = config.target_at(url)
+    async with open_target(url, ours.options() if ours else {}) as target:
         try:
             await target.stat(name)
         except ObjectNotFound as error:

@@ -293,6 +293,9 @@ SYSTEM_BACKUP = frozenset(SystemBackup.model_fields)
 class ConfigFile(SystemBackup):
     """What the configuration file may say."""
 
+    copies: list[TargetSettings] = []
+    """Further targets, which get every archive at the same time; one that fails is made good later."""
+
     server: ServerSettings
     """The server and its version."""
     state_dir: AbsolutePath = Path("/var/lib/deviceon-backup")
@@ -337,6 +340,15 @@ class Config(ConfigFile):
 
     target: TargetSettings
 
+    @property
+    def targets(self) -> list[TargetSettings]:
+        """Return the target and those that get a copy of each archive."""
+        return [self.target, *self.copies]
+
+    def target_at(self, url: str) -> TargetSettings | None:
+        """Return the configured target with this URL; None when there is none."""
+        return next((each for each in self.targets if each.url.rstrip("/") == url.rstrip("/")), None)
+
 
 def complete(file: ConfigFile, stored: SystemBackup) -> Config:
     """Return the configuration for jobs. Raises ConfigError when neither gives a target."""
@@ -345,6 +357,11 @@ def complete(file: ConfigFile, stored: SystemBackup) -> Config:
         raise ConfigError(
             "no target is set, so there is no place for archives",
             hint="Give `target` in the configuration file, or set it with `deviceon-backup settings set`.",
+        )
+    urls = Counter(target.url.rstrip("/") for target in (system_backup.target, *file.copies))
+    if twice := [url for url, count in urls.items() if count > 1]:
+        raise ConfigError(
+            f"{twice[0]} is a target more than once", hint="Take it out of `copies`, or give another target."
         )
     values = {name: getattr(file, name) for name in ConfigFile.model_fields if name not in SYSTEM_BACKUP}
     return Config(**values, **{name: getattr(system_backup, name) for name in SYSTEM_BACKUP})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from service.backup import BackupResult, backup, was_removed
+from service.backup import BackupResult, backup
 from service.catalog import verify
 from service.config import Config
 from service.errors import ServiceError
@@ -20,6 +20,7 @@ from service.prune import PruneResult, prune
 from service.restore import commit, restore, rollback
 from service.settle import settle
 from service.state import Archives
+from service.targets import Outcome, was_removed
 from storage_backends.base import StorageError
 
 
@@ -62,13 +63,16 @@ class Work:
             if progress.past_cancelling and not was_removed(error):
                 raise Partial({"unproven": True}, error) from error
             raise
-        if config.retention is None:
-            return _backed_up(made, None)
-        try:
-            pruned = await self._pruned(config, progress)
-        except (ServiceError, StorageError) as error:
-            raise Partial(_backed_up(made, None), error) from error
-        return _backed_up(made, pruned)
+        pruned = None
+        if config.retention is not None:
+            try:
+                pruned = await self._pruned(config, progress)
+            except (ServiceError, StorageError) as error:
+                raise Partial(_backed_up(made, None), error) from error
+        result = _backed_up(made, pruned)
+        if missing := [outcome for outcome in made.targets if outcome.error is not None]:
+            raise Partial(result, _not_everywhere(missing))
+        return result
 
     async def _restore(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
         allow = frozenset(params.get("allow", ()))
@@ -117,6 +121,20 @@ def verified(reader: ArchiveReader, archive: str) -> Result:
         "raw_bytes": reader.footer.raw_bytes,
         "streams": len(reader.manifest.streams),
     }
+
+
+class TargetMissing(ServiceError):
+    """An archive is proven in one target and missing or unproven in another."""
+
+    code = "TARGET_MISSING"
+    transient = True
+
+
+def _not_everywhere(outcomes: Sequence[Outcome]) -> TargetMissing:
+    told = "; ".join(f"{outcome.url}: {(outcome.error or {}).get('message')}" for outcome in outcomes)
+    return TargetMissing(
+        f"not every target has the archive: {told}", hint="It is copied there when that target works again."
+    )
 
 
 def _backed_up(made: BackupResult, pruned: PruneResult | None) -> Result:

@@ -103,5 +103,6 @@ def not_in_a_tree(config: Config, *, sqlite: Sequence[Path] = (), archive: Path 
         for path in dict.fromkeys([*databases, *sqlite])
         for suffix in ("", "-wal", "-shm", "-journal")
     ]
-    archives = [path for path in (local_directory(config.target.url), archive) if path is not None]
+    directories = [local_directory(target.url) for target in config.targets]
+    archives = [path for path in (*directories, archive) if path is not None]
     return [*files, config.state_dir, *archives]

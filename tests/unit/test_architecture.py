@@ -52,6 +52,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("service.archive", "service.sealing", "service.sources.base"),
     ("service.sources", "service.pipeline", "service.keys", "service.journal", "service.server_version"),
     ("service.catalog", "service.exclusive"),
+    ("service.targets",),
     ("service.backup", "service.prune", "service.holding"),
     ("service.restore", "service.doctor"),
     ("service.settle", "service.jobs"),
