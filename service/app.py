@@ -78,7 +78,7 @@ async def _assembled(file: ConfigFile, database: Database, clock: Callable[[], d
     hub = EventHub(boot_id, [_event(content) for content in await history.events()], clock=clock)
     announcer = Announcer(hub, history)
     app = App(file, clock, boot_id, clock(), hub, history, values, archives, stored, announcer)
-    work = Work(app.config, archives, clock, lambda: app.scheduler.guard.doubted_since is not None)
+    work = Work(app.config, archives, clock, lambda: app.scheduler.clock_suspect)
     app.jobs = Jobs(history, announcer, work, lambda: app.file.service, clock)
     app.scheduler = Scheduler(
         app.jobs,
@@ -88,6 +88,7 @@ async def _assembled(file: ConfigFile, database: Database, clock: Callable[[], d
         clock,
         seed=await _installation(values),
     )
+    await app.scheduler.load()
     app.api = Api(
         Methods(
             file=lambda: app.file,

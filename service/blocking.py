@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -15,7 +15,12 @@ T = TypeVar("T")
 
 async def run_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a function in a thread; when cancelled, wait for its end first: it is at work on the disk."""
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    return await to_the_end(asyncio.to_thread(function, *args, **kwargs))
+
+
+async def to_the_end(awaited: Coroutine[Any, Any, T]) -> T:
+    """Wait for something to its end, also when this task is cancelled meanwhile; that is raised afterwards."""
+    work = asyncio.ensure_future(awaited)
     cancelled: asyncio.CancelledError | None = None
     while not work.done():
         try:

@@ -78,6 +78,15 @@ async def list_archives(target: StorageBackend, ledger: Ledger | None = None) ->
     return sorted(found, key=lambda entry: (entry.seq or 0, entry.name))
 
 
+async def is_held(target: StorageBackend, name: str) -> bool:
+    """Tell whether an archive is held at this moment."""
+    try:
+        await target.stat(name + HOLD_SUFFIX)
+    except ObjectNotFound:
+        return False
+    return True
+
+
 async def _look_at(target: StorageBackend, info: ObjectInfo) -> dict[str, Any]:
     """Return what an archive says of itself as JSON values; a `problem` when it cannot be read."""
     try:

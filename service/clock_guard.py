@@ -28,6 +28,11 @@ class ClockGuard:
             doubted = None
         return type(self)(now, doubted)
 
+    def suspects(self, now: datetime) -> bool:
+        """Tell whether the clock is doubted, or is behind the last look; also long after it."""
+        behind = self.last_seen is not None and now < self.last_seen
+        return behind or (self.doubted_since is not None and now - self.doubted_since < QUIET)
+
     @classmethod
     def from_json(cls, value: dict[str, Any] | None) -> Self:
         """Return what `as_json` told; nothing is known when it never did."""

@@ -96,9 +96,11 @@ def _refuse_plain_secrets(options: Mapping[str, Any], path: str) -> None:
         here = f"{path}.{key}"
         if _named_secret(value):
             continue
-        if isinstance(value, Mapping):
+        if isinstance(value, list):
+            _refuse_plain_secrets({f"{key}[{at}]": item for at, item in enumerate(value)}, path)
+        elif isinstance(value, Mapping):
             _refuse_plain_secrets(value, here)
-        elif isinstance(value, str) and _SECRET_WORD.search(key):
+        elif isinstance(value, str | int | float) and not isinstance(value, bool) and _SECRET_WORD.search(key):
             raise ValueError(f"{here} looks like a secret; write it as {{file: /path}} or {{env: NAME}}")
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import AsyncIterator
 from datetime import datetime
 
-from service.catalog import HOLD_SUFFIX, CatalogEntry, list_archives
+from service.catalog import HOLD_SUFFIX, CatalogEntry, is_held, list_archives
 from service.config import Config
 from service.errors import JobRefused
 from service.ledger import Ledger
@@ -42,13 +42,13 @@ async def delete(config: Config, name: str, *, even_the_last: bool, ledger: Ledg
     with only_job(config.state_dir, "a removal"):
         async with open_target(config.target.url, config.target.options()) as target:
             entry = await _entry(target, name, ledger)
-            if entry.held:
-                raise JobRefused(f"{name} is held", hint="End its hold first, if it may really go.")
             if not even_the_last and name == await _newest_verified(target, ledger):
                 raise JobRefused(
                     f"{name} is the newest archive that was verified",
                     hint="Make a new backup first, or say that even the last one may go.",
                 )
+            if await is_held(target, name):  # asked last: looking through the target took time
+                raise JobRefused(f"{name} is held", hint="End its hold first, if it may really go.")
             await ledger.deleting(target.url, name)
             try:
                 await target.delete(name)

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from service.announcer import Announcer
+from service.blocking import to_the_end
 from service.config import ServiceSettings
 from service.errors import JobRefused, NotFound, ServiceError, TooLate
 from service.failure import as_json, expected
@@ -32,8 +33,12 @@ Work = Callable[[Job, Progress], Awaitable[Result]]
 LONGEST_QUEUE = 16
 LOOK_SECONDS = 0.5
 UNDO_SECONDS = 120.0
-"""At least this long may a job that was given up take to undo what it began."""
+"""At least this long may nothing move while a job undoes what it began."""
+HOOK_SECONDS = 60.0
+"""What others do when a job begins or ends may take this long; a target that hangs does not hold up the queue."""
 VERIFYING_STAGE = "read back"
+
+_INTERRUPTED = {"code": "INTERRUPTED", "message": "the service was stopped", "hint": "", "transient": True}
 
 
 class Partial(Exception):
@@ -63,7 +68,8 @@ class _Running:
     task: asyncio.Task[Result]
     watchdog: Watchdog
     ended_by: Literal["", "cancel", "stop", "standstill"] = ""
-    given_up: float = 0.0
+    given_up: Stalled | None = None
+    abandoned: bool = False
 
 
 @dataclass(slots=True)
@@ -105,7 +111,7 @@ class Jobs:
 
         A request that was made before, by its idempotency key, gets the job that it got then.
         """
-        if len(self._queue) >= LONGEST_QUEUE:
+        if len(self._queue) >= LONGEST_QUEUE and not await self._asked_before(request):
             raise JobRefused("too many jobs wait already", hint="Wait until some have ended, or cancel them.")
         job = self._new(kind, params, origin, scheduled_for)
         added = await self.history.add_job(job, request=request, values=values)
@@ -114,6 +120,9 @@ class Jobs:
             self._more.set()
             await self.announcer.tell("job.queued", job.as_json(), job_id=job.id)
         return added
+
+    async def _asked_before(self, request: Request | None) -> bool:
+        return request is not None and await self.history.answer_before(request, self.clock()) is not None
 
     def _new(self, kind: JobKind, params: Mapping[str, Any], origin: JobOrigin, due: datetime | None) -> Job:
         return Job(
@@ -162,6 +171,11 @@ class Jobs:
             raise NotFound(f"there is no job {identifier}", hint="`job.list` tells which there are.")
         raise TooLate(f"the job has ended already ({known.state})", hint="There is nothing to cancel.")
 
+    def abandon(self) -> None:
+        """Have `run` raise Stuck: the job that runs was stopped and has had its time."""
+        if self._running is not None:
+            self._running.abandoned = True
+
     def how_far(self, identifier: str) -> dict[str, Any] | None:
         """Return how far a job is; None when it does not run."""
         running = self._running
@@ -169,9 +183,6 @@ class Jobs:
 
     async def _run(self, job: Job, progress: Progress) -> Job:
         job = job.but(state="running", started=self.clock())
-        await self.announcer.job(job)
-        if self.on_start is not None:
-            await self.on_start(job)
         tell, identifier = progress.on_step, job.id
 
         def on_step(sentence: str) -> None:
@@ -180,8 +191,7 @@ class Jobs:
 
         progress.on_step = on_step
         task = asyncio.create_task(self._do(job, progress), name=f"job {job.id}")
-        watchdog = Watchdog(self.settings().no_progress_timeout, self.settings().quiet_timeout)
-        self._running = running = _Running(job, progress, task, watchdog)
+        self._running = running = _Running(job, progress, task, self._watchdog())
         stopped: asyncio.CancelledError | None = None
         try:
             while not task.done():
@@ -200,6 +210,8 @@ class Jobs:
 
     async def _do(self, job: Job, progress: Progress) -> Result:
         current_job.set(job.id)
+        await self.announcer.job(job)
+        await self._hook(self.on_start, job)
         log.info("%s begins", job.kind)
         return await self.work(job, progress)
 
@@ -212,61 +224,80 @@ class Jobs:
             running.job = running.job.but(state="verifying")
             await self.announcer.job(running.job)
         self.announcer.progress(running.job.id, told(progress))
-        now = asyncio.get_running_loop().time()
+        stood = running.watchdog.standstill(progress, asyncio.get_running_loop().time())
+        if running.abandoned:
+            await self._end(running.job, "interrupted", error=_INTERRUPTED)
+            raise Stuck(f"{running.job.kind} {running.job.id} does not stop while {progress.stage}")
+        if stood is None:
+            return
+        running.given_up = running.given_up or self._stalled(running)
         if running.ended_by:
-            patience = max(UNDO_SECONDS, self.settings().no_progress_timeout)
-            if running.ended_by == "standstill" and now - running.given_up > patience:
-                await self._end_cancelled(running)
-                raise Stuck(f"{running.job.kind} {running.job.id} hangs while {progress.stage}")
-        elif (stood := running.watchdog.standstill(progress, now)) is not None:
-            log.error("%s %s has not got on for %.0f s; giving it up", running.job.kind, running.job.id, stood)
-            running.given_up = now
-            self._stop(running, "standstill")
+            await self._end(running.job, "failed", error=as_json(running.given_up))
+            raise Stuck(f"{running.job.kind} {running.job.id} does not stop while {progress.stage}")
+        log.error("%s %s: %s", running.job.kind, running.job.id, running.given_up)
+        self._stop(running, "standstill")
 
     def _stop(self, running: _Running, by: Literal["cancel", "stop", "standstill"]) -> None:
         # Once is enough: what runs now may already be the way back, which must not be cut short.
         if not running.ended_by:
             running.ended_by = by
+            running.watchdog = self._watchdog(least=UNDO_SECONDS)  # the way back gets its own time
             running.task.cancel()
+
+    def _watchdog(self, *, least: float = 0.0) -> Watchdog:
+        settings = self.settings()
+        return Watchdog(max(settings.no_progress_timeout, least), max(settings.quiet_timeout, least))
 
     async def _outcome(self, running: _Running) -> Job:
         job, task = running.job, running.task
-        if task.cancelled():
+        if task.cancelled() and running.ended_by:
             return await self._end_cancelled(running)
-        error = task.exception()
+        # A job that ends as cancelled although nobody asked for that has failed.
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is None:
             return await self._end(job, "succeeded", result=task.result())
         if isinstance(error, Partial):
             return await self._end(job, "partial", result=error.result, error=as_json(error.error))
-        if isinstance(error, Exception) and expected(error) is None:
+        if expected(error) is None:
             log.error("%s %s failed unexpectedly", job.kind, job.id, exc_info=error)
         return await self._end(job, "failed", error=as_json(error))
 
     async def _end_cancelled(self, running: _Running) -> Job:
-        job, stage = running.job, running.progress.stage
-        if running.ended_by == "standstill":
-            stalled = Stalled(
-                f"nothing moved for {self.settings().no_progress_timeout:.0f} s while {stage}, so the {job.kind} was"
-                " given up",
-                hint="Look whether the target and PostgreSQL answer; `service.no_progress_timeout` sets how long to"
-                " wait.",
-            )
-            return await self._end(job, "failed", error=as_json(stalled))
+        job = running.job
+        if running.given_up is not None:
+            return await self._end(job, "failed", error=as_json(running.given_up))
         if running.ended_by == "stop" and job.origin != "command line":
-            interrupted = {"code": "INTERRUPTED", "message": "the service was stopped", "hint": "", "transient": True}
-            return await self._end(job, "interrupted", error=interrupted)
+            return await self._end(job, "interrupted", error=_INTERRUPTED)
         return await self._end(job, "cancelled")
+
+    def _stalled(self, running: _Running) -> Stalled:
+        settings, progress = self.settings(), running.progress
+        setting = "quiet_timeout" if progress.quiet else "no_progress_timeout"
+        return Stalled(
+            f"nothing moved for {getattr(settings, setting):.0f} s while {progress.stage}, so the {running.job.kind}"
+            " was given up",
+            hint=f"Look whether the target and PostgreSQL answer; `service.{setting}` sets how long to wait.",
+        )
 
     async def _end(self, job: Job, state: JobState, *, result: Result | None = None, error: Any = None) -> Job:
         job = job.but(state=state, ended=self.clock(), result=result, error=error)
-        await self.announcer.job(job)
-        _log_end(job)
-        if self.on_end is not None:
-            try:
-                await self.on_end(job)
-            except (ServiceError, StorageError) as problem:
-                log.error("after %s %s: %s", job.kind, job.id, problem)
+        try:
+            await to_the_end(self.announcer.job(job))
+        finally:  # a service that stops just now still says how the job ended
+            _log_end(job)
+            await self._hook(self.on_end, job)
         return job
+
+    async def _hook(self, hook: Callable[[Job], Awaitable[None]] | None, job: Job) -> None:
+        """Do what others want done at this point; whatever becomes of it, the jobs go on."""
+        try:
+            if hook is not None:
+                async with asyncio.timeout(HOOK_SECONDS):
+                    await hook(job)
+        except (ServiceError, StorageError) as problem:
+            log.error("at %s %s: %s", job.kind, job.id, problem)
+        except Exception:
+            log.exception("at %s %s: this went wrong unexpectedly", job.kind, job.id)
 
 
 def _log_end(job: Job) -> None:

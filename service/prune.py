@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from service.catalog import HOLD_SUFFIX, CatalogEntry, list_archives
+from service.catalog import CatalogEntry, is_held, list_archives
 from service.config import Config
 from service.ledger import Ledger
 from service.progress import Progress
@@ -87,7 +87,7 @@ async def _remove(
         unchanged = (await target.stat(entry.name)).etag == entry.etag
     except ObjectNotFound:
         return False
-    if not unchanged or await _held(target, entry.name):
+    if not unchanged or await is_held(target, entry.name):
         return False
     progress.say(f"Removing {entry.name}")
     await ledger.deleting(target.url, entry.name)
@@ -99,12 +99,4 @@ async def _remove(
     finally:
         await ledger.settled(target.url, entry.name)
     result.removed.append(entry.name)
-    return True
-
-
-async def _held(target: StorageBackend, name: str) -> bool:
-    try:
-        await target.stat(name + HOLD_SUFFIX)
-    except ObjectNotFound:
-        return False
     return True

@@ -52,16 +52,26 @@ class Scheduler:
 
     async def run(self) -> None:
         """Start what is due, for ever."""
-        self.guard = ClockGuard.from_json(await self.values.get(CLOCK))
         while True:
             self._woken.clear()
             try:
                 await self.look()
+                pause = self._sleep()
             except ServiceError as error:
                 log.error("the schedule could not be looked at: %s", error)
+                pause = LONGEST_SLEEP
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._sleep()):
+                async with asyncio.timeout(pause):
                     await self._woken.wait()
+
+    async def load(self) -> None:
+        """Remember what was known of the clock before."""
+        self.guard = ClockGuard.from_json(await self.values.get(CLOCK))
+
+    @property
+    def clock_suspect(self) -> bool:
+        """Tell whether the clock may have been set: pruning by age waits then."""
+        return self.guard.suspects(self.clock())
 
     def wake(self) -> None:
         """Look again now: the settings have changed."""
@@ -108,7 +118,8 @@ class Scheduler:
         now = self.clock()
         tries = [job for job in await self.jobs.history.jobs(limit=100, kinds=["backup"]) if job.scheduled_for == due]
         if len(tries) <= RETRIES and now - due <= timedelta(hours=schedule.catch_up):
-            await self._queue(schedule, "catch-up", due)
+            # not remembered as served: the schedule may have changed since, and begins anew then
+            await self.jobs.submit("backup", {}, origin="catch-up", scheduled_for=due)
 
     async def _serve(self, schedule: ScheduleSettings, due: datetime, now: datetime) -> None:
         late = now - due - delay(schedule, due, self.seed)
@@ -116,8 +127,8 @@ class Scheduler:
             await self._queue(schedule, "schedule", due)
         elif late <= timedelta(hours=schedule.catch_up):
             log.warning("the backup of %s was missed; making up for it", due.isoformat())
-            await self.announcer.tell("schedule.missed", {"due": due.isoformat(), "made_up": True})
-            await self._queue(schedule, "catch-up", due)
+            if await self._queue(schedule, "catch-up", due):
+                await self.announcer.tell("schedule.missed", {"due": due.isoformat(), "made_up": True})
         else:
             log.error("the backup of %s was missed", due.isoformat())
             await self.values.set(SERVED, _served(schedule, due))
@@ -125,7 +136,8 @@ class Scheduler:
             if self.on_missed is not None:
                 self.on_missed(due, f"the service did not run, and more than {schedule.catch_up} hours have passed")
 
-    async def _queue(self, schedule: ScheduleSettings, origin: JobOrigin, due: datetime) -> None:
+    async def _queue(self, schedule: ScheduleSettings, origin: JobOrigin, due: datetime) -> bool:
+        """Queue the backup of a due time; False when it is left out, since another is at work."""
         values = {SERVED: _served(schedule, due)}
         busy = [job for job in (self.jobs.active, *self.jobs.waiting) if job is not None and job.kind == "backup"]
         if busy:
@@ -134,8 +146,9 @@ class Scheduler:
             await self.announcer.tell("schedule.skipped", {"due": due.isoformat(), "job_id": busy[0].id})
             if self.on_missed is not None:
                 self.on_missed(due, "another backup was still at work")
-            return
+            return False
         await self.jobs.submit("backup", {}, origin=origin, scheduled_for=due, values=values)
+        return True
 
     async def _served(self, schedule: ScheduleSettings, now: datetime) -> datetime:
         """Return the last due time that was served; a schedule that is new begins now."""

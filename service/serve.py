@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import pwd
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NoReturn
@@ -139,10 +139,12 @@ class _Service:
         await self._submit_settle()
         for job in interrupted:
             self.metrics.job_ended(job)
-            self._notify(job, await self._previous(job))
-        last = await self.app.history.jobs(limit=1, kinds=["backup"])
-        if last and last[0].state == "interrupted":
-            await self.app.scheduler.retry(last[0])
+            with _logged("telling of what was interrupted"):
+                self._notify(job, await self._previous(job))
+        with _logged("making up for what was interrupted"):
+            last = await self.app.history.jobs(limit=1, kinds=["backup"])
+            if last and last[0].state == "interrupted":
+                await self.app.scheduler.retry(last[0])
         self.app.not_ready = None
         self.begun.set()
         try:
@@ -155,14 +157,18 @@ class _Service:
             log.warning("no target is set yet: `deviceon-backup settings set` does that")
             self.settled = True
             return
-        await self.app.jobs.submit("settle", {}, origin="service")
+        with _logged("settling"):
+            await self.app.jobs.submit("settle", {}, origin="service")
 
     async def _stop_working(self, working: asyncio.Task[None]) -> None:
         timeout = self.app.file.service.stop_timeout
         working.cancel()
         done, _ = await asyncio.wait({working}, timeout=timeout)
         if not done:
-            self.abandon(f"the running job did not stop within {timeout:g} s")
+            log.error("what runs did not stop within %g s", timeout)
+            self.app.jobs.abandon()
+            working.cancel()
+            await asyncio.wait({working})
 
     async def _keep_schedule(self) -> None:
         await self.begun.wait()
@@ -208,7 +214,8 @@ class _Service:
         return self.app.jobs.active is None and not self.app.jobs.waiting
 
     async def _forget_old_jobs(self) -> None:
-        await self.app.history.forget(self.app.clock() - timedelta(days=self.app.file.service.keep_history))
+        if not self.app.scheduler.clock_suspect:
+            await self.app.history.forget(self.app.clock() - timedelta(days=self.app.file.service.keep_history))
 
     async def _measure_target(self) -> None:
         scheduler, metrics = self.app.scheduler, self.metrics
@@ -277,6 +284,15 @@ class _Service:
             if entry.evidence in ("unknown", "written") and entry.problem is None and entry.name not in tried:
                 await self.app.jobs.submit("verify", {"archive": entry.name}, origin="service")
                 return
+
+
+@contextlib.contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """Log what goes wrong on the side, such as a full disk under the memory: no job that runs may end for it."""
+    try:
+        yield
+    except ServiceError as error:
+        log.error("%s failed: %s", what, error)
 
 
 def _users(admins: list[Person], readers: list[Person]) -> AllowedUsers:

@@ -6,17 +6,18 @@ are written to files of the state directory (mode 0600) and never come back.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from service.blocking import run_in_thread
-from service.config import SYSTEM_BACKUP, Config, ConfigFile, SystemBackup, complete, read
+from service.config import SYSTEM_BACKUP, Config, SystemBackup, complete, read
 from service.config_problems import describe
 from service.errors import ConfigError, StateError
 from service.state import Database, Values
@@ -46,27 +47,27 @@ class StoredSettings:
         self.value = parsed(stored)
         return self.value
 
-    def changed(self, file: ConfigFile, changes: Mapping[str, Any]) -> tuple[SystemBackup, list[Path]]:
+    def changed(self, fixed: Set[str], changes: Mapping[str, Any]) -> tuple[SystemBackup, list[Path]]:
         """Return what would be stored with some settings changed, and the files made for its secrets.
 
-        Raises ConfigError for a setting that the file fixes, and for values that make no sense.
+        Raises ConfigError for a setting that is `fixed` by the file, and for values that make no sense.
         """
-        if fixed := sorted(file.fixed & changes.keys()):
+        if refused := sorted(changes.keys() & fixed):
             raise ConfigError(
-                f"{' and '.join(fixed)} {'is' if len(fixed) == 1 else 'are'} fixed by the configuration file",
+                f"{' and '.join(refused)} {'is' if len(refused) == 1 else 'are'} fixed by the configuration file",
                 hint="Change the file, or take the setting out of it.",
             )
         made: list[Path] = []
         before = self.value.target.storage_options if self.value.target else {}
         document = _dumped(self.value) | dict(changes)
-        if isinstance(document.get("target"), Mapping) and "target" in changes:
-            options = document["target"].get("storage_options")
-            if isinstance(options, Mapping):
-                kept = self._with_secrets_in_files(options, before, made)
-                document["target"] = dict(document["target"]) | {"storage_options": kept}
         try:
+            if isinstance(document.get("target"), Mapping) and "target" in changes:
+                options = document["target"].get("storage_options")
+                if isinstance(options, Mapping):
+                    kept = self._with_secrets_in_files(options, before, made)
+                    document["target"] = dict(document["target"]) | {"storage_options": kept}
             return parsed(document), made
-        except ConfigError:
+        except BaseException:
             for path in made:
                 remove_file(path)
             raise
@@ -101,8 +102,11 @@ class StoredSettings:
         document = _dumped(value)
         await self._values.set(NAME, document)
         self.value = value
-        await run_in_thread(replace_file, self._state_dir / COPY, json.dumps(document, indent=2).encode())
-        await run_in_thread(self._remove_unused_secrets)
+        try:
+            await run_in_thread(replace_file, self._state_dir / COPY, json.dumps(document, indent=2).encode())
+            await run_in_thread(self._remove_unused_secrets)
+        except OSError as error:  # they are stored all the same
+            log.error("the settings are stored, but their copy %s is not: %s", COPY, error)
 
     def _remove_unused_secrets(self) -> None:
         directory = self._state_dir / SECRETS
@@ -123,7 +127,10 @@ def load(path: Path | str | None = None) -> Config:
 
 
 def read_stored(state_dir: Path) -> SystemBackup:
-    """Return what a service has stored, without one. Raises ConfigError when it is there and cannot be read."""
+    """Return what a service has stored, without one; from the copy when the state is damaged.
+
+    Raises StateError when it is of a newer version, ConfigError when what is stored makes no sense.
+    """
     try:
         found = (state_dir / FILE_NAME).exists()
     except PermissionError:
@@ -131,15 +138,12 @@ def read_stored(state_dir: Path) -> SystemBackup:
     if not found:
         return SystemBackup()
     try:
-        database = Database.open(state_dir)
+        with contextlib.closing(Database.open(state_dir)) as database:
+            row = database.read("SELECT value FROM settings WHERE name = ?", NAME)
     except StateError as error:
-        if isinstance(error.__cause__, OSError):
-            return SystemBackup()
-        raise
-    try:
-        row = database.read("SELECT value FROM settings WHERE name = ?", NAME)
-    finally:
-        database.close()
+        if error.__cause__ is None:
+            raise
+        row = None
     return parsed(json.loads(row[0]) if row else _copy(state_dir))
 
 

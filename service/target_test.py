@@ -8,6 +8,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 from service.config import TargetSettings
+from service.errors import ConfigError
 from service.finding import Finding
 from storage_backends import open_target
 from storage_backends.base import ObjectExists, ObjectNotFound, StorageBackend, StorageError
@@ -26,7 +27,7 @@ async def try_target(settings: TargetSettings) -> list[Finding]:
     try:
         async with open_target(settings.url, settings.options()) as target:
             await _try(target, findings)
-    except StorageError as error:
+    except (StorageError, ConfigError) as error:
         remedy = error.hint or "Remove the cause, then test again."
         findings.append(Finding("target", False, str(error), remedy))
     return findings

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, TypeVar
 
 from service.announcer import Announcer
@@ -103,13 +104,12 @@ class Methods:
             given = params.model_fields_set - {"idempotency_key"}
             file = self.file()
             changes = {name: getattr(params, name) for name in given}
-            value, secrets = self.stored.changed(file, changes)
+            value, secrets = self.stored.changed(file.fixed, changes)
             try:
                 if "target" in given and value.target is not None:
                     await _require_good(value.target)
             except BaseException:
-                for path in secrets:
-                    path.unlink(missing_ok=True)
+                _remove(secrets)
                 raise
             await self.stored.store(value)
             await self.announcer.tell("settings.changed", {"changed": sorted(given)})
@@ -122,7 +122,14 @@ class Methods:
     @method("target.test", admin=True)
     async def test_target(self, params: p.TargetTest) -> list[Finding]:
         """Write a small object to a target, read it back, try to overwrite, list and remove it; tell what was found."""
-        return await try_target(params.target or self._config().target)
+        if params.target is None:
+            return await try_target(self._config().target)
+        # As an update would take it: a client has no more say in what is read on this machine because it only tries.
+        value, secrets = self.stored.changed(frozenset(), {"target": params.target})
+        try:
+            return await try_target(value.target) if value.target is not None else []
+        finally:
+            _remove(secrets)
 
     @method("backup.start", admin=True)
     async def backup(self, params: p.Mutation) -> Job:
@@ -252,7 +259,7 @@ class Methods:
             config,
             ledger=self.ledger,
             now=self.clock(),
-            clock_suspect=self.scheduler.guard.doubted_since is not None,
+            clock_suspect=self.scheduler.clock_suspect,
         )
 
     @method("retention.apply", admin=True)
@@ -302,7 +309,14 @@ class Methods:
 def _request(name: str, params: p.Mutation) -> Request | None:
     if params.idempotency_key is None:
         return None
-    return Request(params.idempotency_key, name, params.model_dump(mode="json", exclude={"idempotency_key"}))
+    # Only what was given: to leave a setting as it is and to take it away are two requests.
+    given = params.model_dump(mode="json", exclude={"idempotency_key"}, exclude_unset=True)
+    return Request(params.idempotency_key, name, given)
+
+
+def _remove(files: list[Path]) -> None:
+    for path in files:
+        path.unlink(missing_ok=True)
 
 
 async def _require_good(target: TargetSettings) -> None:

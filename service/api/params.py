@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from service.api.registry import Params
-from service.config import TargetSettings
 from service.job import JobKind, JobState
 
 Key = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
@@ -43,8 +42,8 @@ class SettingsUpdate(Mutation):
 class TargetTest(Params):
     """The target to try; the one in force when left out."""
 
-    target: TargetSettings | None = None
-    """url and storage_options."""
+    target: dict[str, Any] | None = None
+    """url and storage_options, in which a secret is written as {"secret": "..."}."""
 
 
 class JobId(Params):

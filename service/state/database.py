@@ -91,17 +91,21 @@ class Database:
 
 
 def set_aside(directory: Path, now: datetime) -> Path | None:
-    """Rename a damaged `state.db`, so that a new one can be made; return its new name, None when it is not damaged."""
+    """Rename a damaged `state.db`, so that a new one can be made; return its new name, None when it is not damaged.
+
+    Raises StateError.
+    """
     path = directory / FILE_NAME
-    if not path.exists() or not _damaged(path):
-        return None
-    aside = path.with_name(f"{FILE_NAME}.damaged-{now:%Y%m%dT%H%M%SZ}")
-    path.rename(aside)
-    for suffix in ("-wal", "-shm"):
-        log = path.with_name(path.name + suffix)
-        if log.exists():
-            log.rename(aside.with_name(aside.name + suffix))
-    return aside
+    with _mapped(path):
+        if not path.exists() or not _damaged(path):
+            return None
+        aside = path.with_name(f"{FILE_NAME}.damaged-{now:%Y%m%dT%H%M%SZ}")
+        path.rename(aside)
+        for suffix in ("-wal", "-shm"):
+            log = path.with_name(path.name + suffix)
+            if log.exists():
+                log.rename(aside.with_name(aside.name + suffix))
+        return aside
 
 
 def _damaged(path: Path) -> bool:

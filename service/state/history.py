@@ -62,8 +62,9 @@ class History:
         def work(db: sqlite3.Connection) -> Job:
             if request is not None:
                 before = _answer_before(db, request, job.created)
-                if before is not None:
-                    return _job(db, before) or job
+                known = None if before is None else _job(db, before)
+                if known is not None:
+                    return known
                 _remember(db, request, job.id, job.created)
             _save(db, job)
             for name, value in (values or {}).items():

@@ -19,9 +19,10 @@ from service.sources.postgresql.connect import Connection, connect, errors_as_so
 
 _CLASS, _OBJECT = 0x4465_764F, 0x6E42_6B70  # "DevO", "nBkp"
 
-# A session that waits for hours is not to be ended for that; one whose client is gone is, within a minute or so.
+# A session that waits for hours is not to be ended for that (PostgreSQL 14 and later would); one whose client is gone
+# is, within a minute or so.
 _SESSION = """
-    SET idle_session_timeout = 0;
+    SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout';
     SET tcp_keepalives_idle = 30;
     SET tcp_keepalives_interval = 10;
     SET tcp_keepalives_count = 3;
