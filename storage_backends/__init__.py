@@ -17,6 +17,7 @@ from storage_backends.base import (
     ObjectExists,
     ObjectInfo,
     ObjectNotFound,
+    Promise,
     StorageBackend,
     StorageError,
     TargetFull,
@@ -32,6 +33,7 @@ __all__ = [
     "ObjectExists",
     "ObjectInfo",
     "ObjectNotFound",
+    "Promise",
     "StorageBackend",
     "StorageError",
     "TargetFull",
@@ -52,6 +54,10 @@ def open_target(url: str, storage_options: Mapping[str, Any] | None = None) -> S
     Raises InvalidUrl.
     """
     protocol, path = _split(url)
+    if protocol == "smb":
+        from storage_backends.smb import open_smb  # noqa: PLC0415  takes a while to import
+
+        return open_smb(url, storage_options or {})
     if protocol not in {"file", "local"}:
         # The URL may hold a password: only its protocol is repeated.
         raise InvalidUrl(f"targets of the protocol {protocol!r} are not supported", hint=_SUPPORTED)

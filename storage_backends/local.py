@@ -21,15 +21,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from storage_backends.base import KEY_PATTERN, ObjectChanged, ObjectInfo, StorageBackend, check_key
+from storage_backends.base import KEY_PATTERN, ObjectChanged, ObjectInfo, Promise, StorageBackend, check_key
 from storage_backends.local_file import (
     UnfinishedFile,
-    is_temporary,
     mapped_errors,
     not_found,
     object_status,
     open_directory,
 )
+from storage_backends.temporary import is_temporary
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,6 +45,12 @@ class LocalBackend(StorageBackend):
     `auto_mkdir` creates the directory (0750) when it is first written to; without it an absent one is an error, since
     it is more often a disk that was not mounted. `unnamed=False` never uses O_TMPFILE.
     """
+
+    promise = Promise(
+        whole_or_not_at_all="Yes: a file gets its name after every byte is on the disk.",
+        no_overwrite="Yes: the kernel gives only a name that is free.",
+        durable="Yes: fsync of the file and of the directory, as far as the disk and a network mount tell the truth.",
+    )
 
     def __init__(self, directory: Path, *, auto_mkdir: bool = False, unnamed: bool = True) -> None:
         self.url = f"file://{directory}"

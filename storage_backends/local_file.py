@@ -16,7 +16,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,9 +30,8 @@ from storage_backends.base import (
     TargetFull,
     TargetUnavailable,
 )
+from storage_backends.temporary import temporary_name
 
-TEMPORARY_PREFIX = ".deviceon-backup-"
-TEMPORARY_SUFFIX = ".part"
 FILE_MODE = 0o640
 
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
@@ -46,11 +44,6 @@ _SYNC_START = 2
 _SYNC_AND_WAIT = 1 | 2 | 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def is_temporary(name: str) -> bool:
-    """Say whether `name` is one that an unfinished file of ours has."""
-    return name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX)
 
 
 @contextmanager
@@ -100,7 +93,7 @@ class UnfinishedFile:
                         raise
             self._unnamed = self._fd >= 0
             if not self._unnamed:
-                name = _temporary_name()
+                name = temporary_name()
                 self._fd = os.open(
                     name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE, dir_fd=self._directory_fd
                 )
@@ -180,7 +173,7 @@ class UnfinishedFile:
                 self._rename_without_replacing()
             return
         if self._unnamed:
-            name = _temporary_name()
+            name = temporary_name()
             self._link(name)
             self._temporary = name
         os.rename(self._temporary, self._key, src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
@@ -215,10 +208,6 @@ class UnfinishedFile:
         self._published = True
         os.unlink(self._temporary, dir_fd=fd)
         self._temporary = ""
-
-
-def _temporary_name() -> str:
-    return f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
 
 
 def _exists(name: str, directory_fd: int) -> bool:

@@ -16,6 +16,7 @@ import pytest
 
 from demo import sample
 from demo.postgresql_server import PostgresqlServer
+from demo.smb_server import SambaServer
 from tests.scoreboard import pytest_terminal_summary  # noqa: F401  a hook of pytest's
 
 if TYPE_CHECKING:
@@ -94,6 +95,13 @@ def software_tpm() -> Iterator[SoftwareTpm]:
 
     with SoftwareTpm() as tpm:
         yield tpm
+
+
+@pytest.fixture(scope="session")
+def samba() -> Iterator[SambaServer]:
+    """Give the one SMB server that tests share; each makes a directory of its own in the share."""
+    with SambaServer() as server:
+        yield server
 
 
 @pytest.fixture

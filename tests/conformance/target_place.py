@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
-from storage_backends import StorageBackend
+from demo.smb_server import SambaServer
+from storage_backends import StorageBackend, open_target
 from storage_backends.local import LocalBackend
-from storage_backends.local_file import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
+from storage_backends.temporary import temporary_name
 
 
 class Place(ABC):
@@ -50,7 +54,7 @@ class LocalPlace(Place):
 
     def abandon_upload(self, touched: datetime) -> None:
         """Make a hidden file as a writer does on file systems without O_TMPFILE."""
-        path = self.directory / f"{TEMPORARY_PREFIX}{os.urandom(8).hex()}{TEMPORARY_SUFFIX}"
+        path = self.directory / temporary_name()
         path.write_bytes(b"half")
         os.utime(path, (touched.astimezone(UTC).timestamp(),) * 2)
 
@@ -59,11 +63,45 @@ class LocalPlace(Place):
         (self.directory / name).write_bytes(content)
 
 
-def make_place(kind: str, directory: Path) -> Place:
-    """Make a place; `directory` is the test's own."""
+@dataclass(frozen=True)
+class SmbPlace(Place):
+    """A directory of a real server's share, also reached past the server."""
+
+    url: str
+    options: dict[str, Any]
+    directory: Path
+
+    def open(self) -> StorageBackend:
+        """Open the share's directory."""
+        return open_target(self.url, self.options)
+
+    def unfinished(self) -> list[str]:
+        """Look for hidden names."""
+        return [path.name for path in self.directory.iterdir() if path.name.startswith(".")]
+
+    def abandon_upload(self, touched: datetime) -> None:
+        """Make a hidden file, as a writer leaves it."""
+        LocalPlace(self.directory).abandon_upload(touched)
+
+    def put_by_hand(self, name: str, content: bytes) -> None:
+        """Write a file."""
+        (self.directory / name).write_bytes(content)
+
+
+def smb_place(server: SambaServer) -> SmbPlace:
+    """Make a directory of its own in the server's share."""
+    name = uuid4().hex
+    (server.share / name).mkdir()
+    return SmbPlace(f"{server.url}/{name}", server.storage_options, server.share / name)
+
+
+def make_place(kind: str, directory: Path, fixture: Callable[[str], Any]) -> Place:
+    """Make a place; `directory` is the test's own, `fixture` gives the session's servers by name."""
+    if kind == "smb":
+        return smb_place(fixture("samba"))
     target = directory / "target"
     target.mkdir()
     return LocalPlace(target, unnamed=kind == "local")
 
 
-KINDS = ("local", "local-named")
+KINDS = ("local", "local-named", "smb")

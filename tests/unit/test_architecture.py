@@ -59,6 +59,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "isal": ("service.archive.chunk",),
     "pydantic": (),
     "pydantic_core": ("service.config_problems",),
+    "smbclient": ("storage_backends.smb",),
+    "smbprotocol": ("storage_backends.smb",),
     "rich": ("service.terminal",),
     "tpm2_pytss": ("service.sealing.tpm",),
     "uvloop": ("service.cli",),
