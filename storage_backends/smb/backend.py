@@ -44,8 +44,9 @@ class SmbBackend(StorageBackend):
     """The objects are files of `place`. SMB 3 with signing, and with encryption unless `place.encrypt` is false."""
 
     promise = Promise(
-        whole_or_not_at_all="Yes: an archive is renamed to its name after the server has stored every byte.",
-        no_overwrite="Yes: the server renames only to a name that is free.",
+        whole_or_not_at_all="Yes: an archive gets its name after the server has stored every byte.",
+        no_overwrite="Yes: the server gives only a name that is free. Where it has no hard links, Samba can miss a "
+        "second writer of the same name at the very same moment.",
         durable="As durable as the server makes it: it is told to write file and directory to its disks (FLUSH). "
         "Samba does so unless `strict sync = no`.",
     )
@@ -61,7 +62,8 @@ class SmbBackend(StorageBackend):
         A cancelled or failed `put` returns after its thread has let go and the hidden file is removed; when the server
         cannot be reached for that within the timeout, the file is left to `sweep`. Two cases cannot be taken back: with
         `overwrite`, a failure after the new object got the name leaves the new one, whole; and when the connection
-        breaks while the name is given and the server cannot be reached again, the object may be there, whole.
+        breaks while the name is given, and the server cannot be reached again or does not notice and still holds the
+        file for it, the object may be there, whole. The error's hint says so.
         """
         check_key(key)
         long = FLUSH_TIMES * self._place.timeout

@@ -18,6 +18,7 @@ from smbprotocol.file_info import (
     FileFsFullSizeInformation,
     FileInformationClass,
     FileInternalInformation,
+    FileLinkInformation,
     FileRenameInformation,
     FileStandardInformation,
 )
@@ -78,15 +79,11 @@ class Handle:
 
     def rename(self, name: str, *, replace: bool) -> None:
         """Give the file another name in its directory. Refuses a taken name unless `replace`, which is atomic."""
-        fd = self._raw.fd
-        directory = fd.file_name.rpartition("\\")[0]
-        root = fd.tree_connect.share_name[2:]
-        if fd.tree_connect.is_dfs_share and directory.startswith(root):  # there, only opening takes the whole path
-            directory = directory[len(root) :].strip("\\")
-        request = FileRenameInformation()
-        request["replace_if_exists"] = replace
-        request["file_name"] = f"{directory}\\{name}" if directory else name
-        self._set(request)
+        self._give_name(FileRenameInformation(), name, replace=replace)
+
+    def link(self, name: str) -> None:
+        """Give the file one more name in its directory. Refuses a taken name."""
+        self._give_name(FileLinkInformation(), name, replace=False)
 
     def delete(self) -> None:
         """Have the server remove the file when it is closed."""
@@ -132,6 +129,16 @@ class Handle:
         """Let go without a word to the server."""
         # An object that is dropped while it counts as open warns; one with a handle that never was open does not.
         self._raw.fd = Open(self._raw.fd.tree_connect, self._raw.fd.file_name)
+
+    def _give_name(self, request: Any, name: str, *, replace: bool) -> None:
+        fd = self._raw.fd
+        directory = fd.file_name.rpartition("\\")[0]
+        root = fd.tree_connect.share_name[2:]
+        if fd.tree_connect.is_dfs_share and directory.startswith(root):  # there, only opening takes the whole path
+            directory = directory[len(root) :].strip("\\")
+        request["replace_if_exists"] = replace
+        request["file_name"] = f"{directory}\\{name}" if directory else name
+        self._set(request)
 
     def _query(self, kind: type[Any]) -> Any:
         asked = kind()

@@ -3,9 +3,12 @@
 Blocking; the methods of one upload run in one thread, in the order create, write..., flush, publish, discard.
 
 Until it has its name the file is open with nothing shared, so that no other program reads or changes it, and no virus
-scanner keeps it from being renamed. Publishing is FLUSH of the file, a rename that refuses a taken name, FLUSH of the
-directory, and a look at what is there now: the same file, the same size, the same first and last block. Every byte is
-read back by who wrote it; this look is for a server that answers yes and does nothing.
+scanner keeps it from being renamed. Publishing is FLUSH of the file, a hard link that refuses a taken name in place of
+the hidden one, FLUSH of the directory, and a look at what is there now: the same file, the same size, the same first
+and last block. Every byte is read back by who wrote it; this look is for a server that answers yes and does nothing.
+
+Samba looks whether a name is taken and then renames: of two that do so at the same time the second replaces the first,
+and neither is told. A hard link is refused by its kernel. Where there are none (FAT, some NAS) it is a rename.
 
 A connection that breaks ends the upload. It could only go on after sending again all that was written since the last
 FLUSH, which the source cannot give a second time.
@@ -16,6 +19,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
+from smbprotocol.exceptions import SMBResponseException
+from smbprotocol.header import NtStatus
+
 from storage_backends.base import ObjectInfo, StorageError
 from storage_backends.smb.connection import SmbConnection
 from storage_backends.smb.errors import exists, mapped_errors, status_of
@@ -24,6 +30,15 @@ from storage_backends.temporary import temporary_name
 
 WRITE_BYTES = 1 << 20  # one request: larger ones are slower
 SAMPLE_BYTES = 64 << 10
+_NO_LINKS = {
+    NtStatus.STATUS_NOT_SUPPORTED,
+    NtStatus.STATUS_INVALID_DEVICE_REQUEST,
+    NtStatus.STATUS_INVALID_PARAMETER,
+    NtStatus.STATUS_INVALID_INFO_CLASS,
+    NtStatus.STATUS_ACCESS_DENIED,
+    0xC0000002,  # STATUS_NOT_IMPLEMENTED
+    0xC0000265,  # STATUS_TOO_MANY_LINKS
+}
 
 
 class Upload:
@@ -79,7 +94,7 @@ class Upload:
         with mapped_errors(self._place, self._key):
             self.published = True
             try:
-                self._handle.rename(self._key, replace=self._overwrite)
+                self._give_name(self._handle)
             except BaseException as exc:
                 self.published = status_of(exc) is None  # without an answer, the server may have done it
                 raise
@@ -113,6 +128,19 @@ class Upload:
         if self._handle is not None:
             self._handle.forget()
             self._handle = None
+
+    def _give_name(self, handle: Handle) -> None:
+        if self._overwrite:
+            handle.rename(self._key, replace=True)
+            return
+        try:
+            handle.link(self._key)
+        except SMBResponseException as exc:
+            if exc.status not in _NO_LINKS:
+                raise
+            handle.rename(self._key, replace=False)
+        else:
+            handle.delete()  # the hidden name, when it is closed
 
     def _look(self) -> ObjectInfo:
         with mapped_errors(self._place, self._key), closing(self._connection.open_for_reading(self._key)) as handle:
