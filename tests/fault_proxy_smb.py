@@ -24,13 +24,15 @@ class Fault:
     """What happens to the `number`th message (from 1, of all connections together) in that direction.
 
     `reset`: both ends get RST. `stall`: nothing passes any more in either direction, nor is it read. `half-close`: the
-    receiver gets FIN, the other direction stays. `part` of the message passes before.
+    receiver gets FIN, the other direction stays. `forge`: `forged` goes in the message's place. Of the others, `part`
+    of the message passes before.
     """
 
-    what: Literal["reset", "stall", "half-close"]
+    what: Literal["reset", "stall", "half-close", "forge"]
     direction: Direction
     number: int
     part: float = 0.0
+    forged: bytes = b""
 
 
 class FaultProxy:
@@ -114,6 +116,9 @@ class FaultProxy:
             fault = self.fault
             if fault and not self.hit and (direction, self.counts[direction]) == (fault.direction, fault.number):
                 self.hit = True
+                if fault.what == "forge":
+                    writer.write(len(fault.forged).to_bytes(4, "big") + fault.forged)
+                    continue
                 writer.write(frame[: int(len(frame) * fault.part)])
                 await writer.drain()
                 if fault.what == "reset":

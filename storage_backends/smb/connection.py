@@ -17,12 +17,12 @@ import smbclient
 from smbprotocol import Dialects
 from smbprotocol.connection import Connection
 from smbprotocol.exceptions import SMBConnectionClosed, SMBException, SMBResponseException
-from smbprotocol.header import NtStatus
+from smbprotocol.header import NtStatus, Smb2Flags
 from smbprotocol.open import CreateOptions, DirectoryAccessMask, FilePipePrinterAccessMask
 from smbprotocol.session import Session
 
 from storage_backends.base import AccessDenied, InvalidUrl, ObjectExists, ObjectInfo
-from storage_backends.smb.errors import ABSENT, mapped_errors, status_of
+from storage_backends.smb.errors import ABSENT, from_status, mapped_errors, status_of
 from storage_backends.smb.handle import Handle, closing
 from storage_backends.smb.place import SmbPlace
 
@@ -40,6 +40,24 @@ _NO_FILE = {NtStatus.STATUS_FILE_IS_A_DIRECTORY, NtStatus.STATUS_DELETE_PENDING}
 # What is worth telling is raised; without this, what the library logs of it would reach the terminal too.
 for _name in ("smbprotocol", "smbclient", "spnego"):
     logging.getLogger(_name).addHandler(logging.NullHandler())
+
+
+class _StrictConnection(Connection):  # type: ignore[misc]  # the library has no types
+    """Takes no answer that is neither encrypted nor signed: the library does, so that anybody could forge one.
+
+    [MS-SMB2] 3.2.5.1.1.1 and 3.2.5.1.3: such an answer is to be discarded. Here it ends the connection.
+    """
+
+    def verify_signature(self, header: Any, session_id: int, force: bool = False) -> None:
+        """Check an answer that came unencrypted."""
+        session = self.session_table.get(session_id)
+        if session is not None and not force:
+            if session.encrypt_data:
+                raise SMBException("an answer of the server was not encrypted")
+            pending = header["status"].get_value() == NtStatus.STATUS_PENDING  # never signed, says nothing
+            if not header["flags"].has_flag(Smb2Flags.SMB2_FLAGS_SIGNED) and not pending:
+                raise SMBException("an answer of the server was not signed")
+        super().verify_signature(header, session_id, force)
 
 
 class SmbConnection:
@@ -61,7 +79,7 @@ class SmbConnection:
         place = self.place
         with mapped_errors(place):
             # A GUID of its own: Samba serves all connections of one client GUID in one process.
-            self._main = Connection(uuid.uuid4(), place.host, place.port, require_signing=True)
+            self._main = _StrictConnection(uuid.uuid4(), place.host, place.port, require_signing=True)
             self._cache[f"{place.host.lower()}:{place.port}"] = self._main  # where smbclient looks it up
             self._main.connect(timeout=place.timeout + 1)  # later than the deadline of who calls this
             self._check_protocol(self._main)
@@ -83,6 +101,8 @@ class SmbConnection:
                     f"{place.url} gives no session that is safe to use: {exc}",
                     hint="Check username and password: the server may have let them pass as those of a guest.",
                 ) from exc
+
+            self._reach_share()
 
     def close(self) -> None:
         """Close the sockets, and wait for the library's threads. The server closes what was left open."""
@@ -207,6 +227,19 @@ class SmbConnection:
             "auth_protocol": place.auth_protocol,
             "require_signing": True,
         }
+
+    def _reach_share(self) -> None:
+        """Tell a share that is absent from a directory that is: later the server's answer is the same."""
+        share = f"\\\\{self.place.host}\\{self.place.share}"
+        access = FilePipePrinterAccessMask.FILE_READ_ATTRIBUTES
+        try:
+            with closing(self._open_path(share, "rb", file_type="dir", share_access="rwd", desired_access=access)):
+                pass
+        except SMBException as exc:
+            if status_of(exc) in ABSENT | {NtStatus.STATUS_OBJECT_PATH_NOT_FOUND}:
+                raise from_status(NtStatus.STATUS_BAD_NETWORK_NAME, self.place) from exc
+            if status_of(exc) in (None, NtStatus.STATUS_BAD_NETWORK_NAME):
+                raise
 
     def _check_protocol(self, connection: Connection) -> None:
         if connection.dialect < Dialects.SMB_3_0_0:

@@ -77,6 +77,10 @@ def mapped_errors(place: SmbPlace, key: str = "") -> Iterator[None]:
         raise from_status(exc.status, place, key) from exc
     except SMBAuthenticationError as exc:
         raise AccessDenied(f"{place.url}: {exc}", hint=_LOGON_HINT) from exc
+    except ImportError as exc:
+        raise InvalidUrl(
+            f"{place.url}: {exc}", hint="Install what Kerberos needs: pip install 'smbprotocol[kerberos]'."
+        ) from exc
     except Exception as exc:  # the library also raises what its receiving thread died of, whatever that was
         reason = exc.__cause__ if isinstance(exc, ValueError) and exc.__cause__ else exc
         raise TargetUnavailable(

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
-from pathlib import Path
 
 import pytest
 
@@ -26,6 +24,7 @@ from tests.conformance.target_place import SmbPlace, smb_place
 from tests.fault_proxy_smb import ANSWER, REQUEST, Direction, Fault, FaultProxy
 from tests.integration import smb_writer
 from tests.integration.local_writer import start_server
+from tests.tracing import attached
 
 MIB = 1 << 20
 TIMEOUT = 20.0
@@ -61,22 +60,6 @@ async def keys(target: StorageBackend) -> list[str]:
 
 async def sweep_all(target: StorageBackend) -> None:
     await target.sweep(datetime.now(UTC) + timedelta(minutes=1))
-
-
-@contextmanager
-def attached(command: list[str], pid: int) -> Iterator[None]:
-    """Have strace watch a process and all that it starts."""
-    tracer = subprocess.Popen(command)
-    try:
-        deadline = time.monotonic() + 30
-        while f"TracerPid:\t{tracer.pid}" not in Path(f"/proc/{pid}/status").read_text():
-            assert tracer.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        yield
-    finally:
-        tracer.terminate()
-        tracer.wait()
 
 
 async def read(target: StorageBackend, key: str) -> bytes:
@@ -169,7 +152,9 @@ async def test_a_server_that_closes_its_end_is_said(place: SmbPlace, samba: Samb
             assert names(place) == []
 
 
-STALLS = {"negotiate": 1, "log in": 3, "share": 4, "create": 6, "write": 9, "flush": 11, "publish": 15, "look": 20}
+STALLS = {
+    "negotiate": 1, "log in": 3, "share": 4, "create": 8, "write": 10, "flush": 13, "link": 16, "unlink": 17, "look": 23,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("number", STALLS.values(), ids=STALLS)
@@ -325,15 +310,21 @@ async def swept_after_a_while(place: SmbPlace, left: int) -> int:
 async def test_of_two_writers_in_the_same_moment_one_wins_and_the_other_is_told(own_samba: SambaServer) -> None:
     """Samba's own rename looks and then renames: slowed down in between, it lets the second replace the first."""
     place = smb_place(own_samba)
-    slow = ["-e", "trace=linkat,renameat,renameat2", "-e", "inject=linkat,renameat,renameat2:delay_enter=200000"]
+    slow = ["-e", "trace=linkat,renameat,renameat2", "-e", "inject=linkat,renameat,renameat2:delay_enter=500000"]
     trace = own_samba.directory / "trace"
     command = ["strace", "-f", "-qq", *slow, "-o", str(trace), "-p", str(own_samba.pid)]
+    everybody = asyncio.Barrier(3)
+
+    async def data(mark: bytes) -> AsyncIterator[bytes]:
+        await everybody.wait()
+        yield mark * 1000
+
     with attached(command, own_samba.pid):
         async with place.open() as target:
             results = await asyncio.gather(
-                *(target.put("object", pieces(mark * 1000)) for mark in (b"a", b"b", b"c")), return_exceptions=True
+                *(target.put("object", data(mark)) for mark in (b"a", b"b", b"c")), return_exceptions=True
             )
-    assert trace.read_text().count("DELAYED") >= 3
+    assert trace.read_text().count("DELAYED") >= 2, "no two were at it at the same time"
     won = [mark for mark, result in zip((b"a", b"b", b"c"), results, strict=True) if isinstance(result, ObjectInfo)]
     assert len(won) == 1
     assert sum(isinstance(result, ObjectExists) for result in results) == 2
