@@ -253,10 +253,12 @@ async def test_cancelling_at_any_moment_leaves_the_object_whole_or_nothing(
 ) -> None:
     """The longest delays are beyond the end; the others fall all over creating, writing and publishing."""
     content = os.urandom(2 * MIB)
-    began = time.perf_counter()
-    await target.put("measure", pieces(content))
-    whole = time.perf_counter() - began
-    await target.delete("measure")
+    whole = 60.0
+    for _ in range(5):  # the first also connects, and the machine may be busy
+        began = time.perf_counter()
+        await target.put("measure", pieces(content))
+        whole = min(whole, time.perf_counter() - began)
+        await target.delete("measure")
     cancelled = 0
     for number in range(60):
         task = asyncio.create_task(target.put("object", pieces(content[:MIB], content[MIB:])))
