@@ -50,7 +50,8 @@ def open_target(url: str, storage_options: Mapping[str, Any] | None = None) -> S
     """Return the backend for an fsspec URL. Reaches for nothing yet: an absent target shows at the first call.
 
     `file:///directory`, `local:///directory` and a plain absolute path are the same, and as in fsspec the path is
-    taken as it is written (no percent-decoding). Options are fsspec's for the protocol; `file` knows `auto_mkdir`.
+    taken as it is written (no percent-decoding). Options are fsspec's for the protocol; `file` knows `auto_mkdir`,
+    `min_free` (bytes) and `timeout` (seconds).
     Raises InvalidUrl.
     """
     protocol, path = _split(url)
@@ -81,16 +82,13 @@ def _split(url: str) -> tuple[str, str]:
 
 def _open_local(path: str, options: dict[str, Any]) -> StorageBackend:
     from storage_backends.local import LocalBackend  # noqa: PLC0415  each backend is imported when first needed
+    from storage_backends.options import check_options  # noqa: PLC0415
 
     if not path.startswith("/") or "\0" in path:
         raise InvalidUrl(
             f"{path!r} is not an absolute path",
             hint="Write the whole path, with three slashes in a URL: file:///var/backups.",
         )
-    auto_mkdir = options.pop("auto_mkdir", False)
-    if not isinstance(auto_mkdir, bool):
-        raise InvalidUrl("storage_options: auto_mkdir must be true or false")
-    if options:
-        names = ", ".join(sorted(map(str, options)))
-        raise InvalidUrl(f"storage_options: a local directory has no option {names}", hint="It knows auto_mkdir only.")
-    return LocalBackend(Path(path), auto_mkdir=auto_mkdir)
+    kinds: dict[str, tuple[type, ...]] = {"auto_mkdir": (bool,), "min_free": (int,), "timeout": (int, float)}
+    check_options("a local directory", options, kinds)
+    return LocalBackend(Path(path), **options)

@@ -62,12 +62,19 @@ def open_directory(directory: Path) -> int:
 
 
 class UnfinishedFile:
-    """A file of `directory` that will be called `key`. `unnamed=False` does without O_TMPFILE."""
+    """A file of `directory` that will be called `key`.
 
-    def __init__(self, directory: Path, key: str, *, overwrite: bool = False, unnamed: bool = True) -> None:
+    `min_free` bytes of the file system are left to others. `unnamed=False` does without O_TMPFILE.
+    """
+
+    def __init__(
+        self, directory: Path, key: str, *, overwrite: bool = False, min_free: int = 0, unnamed: bool = True
+    ) -> None:
         self._directory = directory
         self._key = key
         self._overwrite = overwrite
+        self._min_free = min_free
+        self._looked_at = 0  # how much was written when the free space was last looked at
         self._unnamed = unnamed
         self._temporary = ""  # the hidden name, while there is one
         self._published = False
@@ -84,6 +91,7 @@ class UnfinishedFile:
         with mapped_errors(self._directory, self._key):
             if not self._overwrite and _exists(self._key, self._directory_fd):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._key)
+            self._leave_free()
             flags = os.O_WRONLY | os.O_CLOEXEC
             if self._unnamed and Path("/proc/self/fd").is_dir():  # what `_link` needs
                 try:
@@ -107,6 +115,8 @@ class UnfinishedFile:
                 written = os.writev(self._fd, views[:_IOV_MAX])
                 self._size += written
                 views = _rest(views, written)
+            if self._size - self._looked_at >= WINDOW_BYTES:
+                self._leave_free()
             self._start_write_back()
 
     def publish(self) -> os.stat_result:
@@ -141,6 +151,19 @@ class UnfinishedFile:
                 os.unlink(self._temporary, dir_fd=self._directory_fd)
             self._temporary = ""
         self.close()
+
+    def _leave_free(self) -> None:
+        self._looked_at = self._size
+        if not self._min_free:
+            return
+        space = os.fstatvfs(self._directory_fd)
+        free = space.f_bavail * space.f_frsize
+        if free < self._min_free:
+            raise TargetFull(
+                f"{self._directory} has {free} bytes free, and {self._min_free} are to stay free",
+                hint="Make room there, keep fewer archives, or lower storage_options: {min_free: ...}. "
+                "Nothing half-made is left.",
+            )
 
     def _start_write_back(self) -> None:
         """Start writing each full window, and wait for the one before it.

@@ -21,6 +21,7 @@ from storage_backends.base import TargetUnavailable
 T = TypeVar("T")
 
 GRACE_SECONDS = 5.0
+JOIN_SECONDS = 0.2
 BATCH_BYTES = 1 << 20
 BATCH_PIECES = 512
 
@@ -73,7 +74,7 @@ class Worker:
         if self._thread is not None:
             self._calls.put(None)
             if not self.stuck:
-                self._thread.join(GRACE_SECONDS)
+                self._thread.join(JOIN_SECONDS)  # blocks the loop: it is idle, or at something nobody waits for
             self._thread = None
 
     def _work(self) -> None:
@@ -93,9 +94,11 @@ class Worker:
         if call.future.done():
             return
         call.overdue = True
-        if self._unstick is not None:
+        if self._unstick is None:
+            self._give_up(call)
+        else:
             self._unstick()
-        call.timer = call.loop.call_later(GRACE_SECONDS, self._give_up, call)
+            call.timer = call.loop.call_later(GRACE_SECONDS, self._give_up, call)
 
     def _give_up(self, call: _Call) -> None:
         if not call.future.done():

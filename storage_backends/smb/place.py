@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from storage_backends.base import InvalidUrl
+from storage_backends.options import check_options
 
 PORT = 445
 TIMEOUT_SECONDS = 60.0
@@ -59,7 +60,9 @@ def parse(url: str, options: Mapping[str, Any]) -> SmbPlace:
 
     As in fsspec the path is taken as it is written (no percent-decoding).
     """
-    _check(options)
+    check_options("smb", options, _KINDS)
+    if options.get("auth_protocol", "negotiate") not in AUTH_PROTOCOLS:
+        raise InvalidUrl(f"storage_options: auth_protocol must be one of {', '.join(AUTH_PROTOCOLS)}")
     authority, _, path = url.partition("://")[2].partition("/")
     try:
         parts = urlsplit(f"//{authority}")
@@ -85,20 +88,6 @@ def parse(url: str, options: Mapping[str, Any]) -> SmbPlace:
         auto_mkdir=options.get("auto_mkdir", False),
         auth_protocol=options.get("auth_protocol", "negotiate"),
     )
-
-
-def _check(options: Mapping[str, Any]) -> None:
-    known = ", ".join(_KINDS)
-    if unknown := sorted(str(name) for name in options if name not in _KINDS):
-        raise InvalidUrl(f"storage_options: smb has no option {', '.join(unknown)}", hint=f"It knows {known}.")
-    for name, value in options.items():
-        if not isinstance(value, _KINDS[name]) or (isinstance(value, bool) and bool not in _KINDS[name]):
-            kind = {str: "text", int: "a number", bool: "true or false"}[_KINDS[name][0]]
-            raise InvalidUrl(f"storage_options: {name} must be {kind}")
-    if not options.get("timeout", 1) > 0:
-        raise InvalidUrl("storage_options: timeout must be more than 0 seconds")
-    if options.get("auth_protocol", "negotiate") not in AUTH_PROTOCOLS:
-        raise InvalidUrl(f"storage_options: auth_protocol must be one of {', '.join(AUTH_PROTOCOLS)}")
 
 
 def _port(in_url: int | None, options: Mapping[str, Any]) -> int:
