@@ -43,8 +43,6 @@ __all__ = [
     "open_target",
 ]
 
-_SUPPORTED = "Supported now: a directory of this machine, as file:///var/backups or /var/backups."
-
 
 def open_target(url: str, storage_options: Mapping[str, Any] | None = None) -> StorageBackend:
     """Return the backend for an fsspec URL. Reaches for nothing yet: an absent target shows at the first call.
@@ -60,8 +58,9 @@ def open_target(url: str, storage_options: Mapping[str, Any] | None = None) -> S
 
         return open_smb(url, storage_options or {})
     if protocol not in {"file", "local"}:
-        # The URL may hold a password: only its protocol is repeated.
-        raise InvalidUrl(f"targets of the protocol {protocol!r} are not supported", hint=_SUPPORTED)
+        from storage_backends.generic import open_generic  # noqa: PLC0415  imports the whole of fsspec
+
+        return open_generic(url, storage_options or {})
     return _open_local(path, dict(storage_options or {}))
 
 
