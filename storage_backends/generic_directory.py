@@ -76,8 +76,10 @@ class Directory:
         """Let go of it."""
         self._fs = None
 
+    @property
     def break_off(self) -> None:
-        """Nothing: fsspec has no way to end a call."""
+        """Fsspec has no way to end a call."""
+        return None
 
     def path(self, name: str) -> str:
         """Return the whole path of a name in the directory."""

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Connection(Protocol):
-    """What a pool keeps. All but `break_off` are called in one thread."""
+    """What a pool keeps. It is used by one thread."""
 
     @property
     def usable(self) -> bool:
@@ -32,8 +32,9 @@ class Connection(Protocol):
     def close(self) -> None:
         """Disconnect; fine when it never was open."""
 
-    def break_off(self) -> None:
-        """Make a call that hangs in the thread fail; must not block."""
+    @property
+    def break_off(self) -> Callable[[], None] | None:
+        """What makes a call that hangs in the thread fail, without blocking who calls it; None if nothing does."""
 
 
 C = TypeVar("C", bound=Connection)
