@@ -85,6 +85,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("service.metrics",),
     "pydantic": (),
     "pydantic_core": ("service.config_problems",),
+    "smbclient": ("storage_backends.smb",),
+    "smbprotocol": ("storage_backends.smb",),
     "rich": ("service.terminal",),
     "tpm2_pytss": ("service.sealing.tpm",),
     "uvloop": ("service.cli",),
