@@ -490,9 +490,8 @@ async def test_over_any_sequence_of_events_no_due_time_gets_two_backups(tmp_path
     assert len(served) > 5, "hardly anything happened: the walk proves nothing"
     for due, tries in served.items():
         assert len(tries) <= 2, due
-        assert sum(job.state == "succeeded" for job in tries) <= 1, due
-        assert all(job.state == "interrupted" for job in tries[:-1]), due
-        assert all(job.origin == "catch-up" for job in tries[1:]), due
+        assert sum(job.state != "interrupted" for job in tries) <= 1, due
+        assert sum(job.origin == "schedule" for job in tries) <= 1, due
         assert all(job.created >= due for job in tries), due
     life.kill()
 

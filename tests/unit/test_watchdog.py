@@ -23,7 +23,7 @@ def another_step(progress: Progress) -> None:
 
 
 def another_stage(progress: Progress) -> None:
-    progress.stage = "another"
+    progress.stage += "another"
 
 
 def quiet(progress: Progress) -> None:

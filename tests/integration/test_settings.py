@@ -1,0 +1,513 @@
+"""The methods of the socket and the settings they change: what is in force, what is refused, where secrets go."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from service.api import Api
+from service.api.schema import schema
+from service.app import App
+from service.errors import ConfigError, StateError
+from service.rpc.codec import Code, RpcError
+from service.rpc.peers import Peer
+from service.settings import read_stored
+from service.state import FILE_NAME
+from tests.service_parts import ADMIN, READER, Place
+
+SECRET = "hunter2-correct-horse"
+METHODS: dict[str, Any] = schema()["methods"]
+NOTHING_GIVEN = {"target": None, "schedule": None, "retention": None}
+DAILY = {"frequency": "daily", "at": "02:30"}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path, settings={"target": None})
+
+
+@pytest.fixture
+async def app(place: Place) -> AsyncIterator[App]:
+    async with place.app() as app:
+        yield app
+
+
+def call_checked(api: Api) -> Any:
+    """Return a function that calls a method and holds params and result against the published schema."""
+
+    async def call(method: str, peer: Peer = ADMIN, **params: Any) -> Any:
+        jsonschema.validate(params, METHODS[method]["params"])
+        result = await api.call(method, params, peer)
+        jsonschema.validate(json.loads(json.dumps(result, allow_nan=False)), METHODS[method]["result"])
+        return result
+
+    return call
+
+
+async def refused(api: Api, method: str, peer: Peer = ADMIN, **params: Any) -> RpcError:
+    with pytest.raises(RpcError) as caught:
+        await api.call(method, params, peer)
+    return caught.value
+
+
+def target_at(directory: Path, **options: Any) -> dict[str, Any]:
+    return {"url": f"file://{directory}", "storage_options": options}
+
+
+def everything_written(place: Place) -> dict[str, str]:
+    """Return the files of the state directory that contain the secret in any plain form."""
+    found = {}
+    for path in place.state_dir.rglob("*"):
+        if path.is_file() and SECRET.encode() in path.read_bytes():
+            found[str(path.relative_to(place.state_dir))] = oct(stat.S_IMODE(path.stat().st_mode))
+    return found
+
+
+async def test_settings_that_are_set_are_in_force_at_once_and_after_a_restart(place: Place, app: App) -> None:
+    call = call_checked(app.api)
+    assert (await call("settings.get"))["settings"]["target"] is None
+    given = {"target": target_at(place.target), "schedule": DAILY, "retention": {"keep_last": 3}, "enabled": False}
+    await call("settings.update", **given)
+    async with place.app() as again:
+        for each in (app, again):
+            found = (await call_checked(each.api)("settings.get"))["settings"]
+            assert found["target"]["url"] == f"file://{place.target}"
+            assert found["schedule"]["at"] == "02:30"
+            assert found["retention"]["keep_last"] == 3
+            assert found["enabled"] is False
+            assert each.config().retention is not None
+    events = [event for event in await app.history.events() if event["type"] == "settings.changed"]
+    assert events[-1]["data"] == {"changed": ["enabled", "retention", "schedule", "target"]}
+
+
+async def test_what_is_left_out_stays_and_null_takes_away(place: Place, app: App) -> None:
+    call = call_checked(app.api)
+    await call("settings.update", target=target_at(place.target), schedule=DAILY)
+    await call("settings.update", enabled=False)
+    settings = (await call("settings.get"))["settings"]
+    assert settings["schedule"] is not None and settings["target"] is not None and settings["enabled"] is False
+    await call("settings.update", schedule=None, target=None)
+    settings = (await call("settings.get"))["settings"]
+    assert settings["schedule"] is None and settings["target"] is None and settings["enabled"] is False
+    with pytest.raises(ConfigError, match="no target is set"):
+        app.config()
+    assert (await refused(app.api, "backup.start")).reason == "CONFIG"
+
+
+async def test_the_file_wins_over_what_is_stored_and_gives_way_when_it_no_longer_says(place: Place) -> None:
+    async with place.app() as app:
+        await call_checked(app.api)("settings.update", retention={"keep_last": 3}, schedule=DAILY)
+    place.settings |= {"retention": {"keep_last": 9}, "schedule": DAILY | {"at": "05:00"}}
+    async with place.app() as app:
+        found = await call_checked(app.api)("settings.get")
+        assert found["settings"]["retention"]["keep_last"] == 9
+        assert found["settings"]["schedule"]["at"] == "05:00"
+        assert found["fixed"] == ["retention", "schedule"]
+    place.settings["retention"] = None
+    async with place.app() as app:
+        found = await call_checked(app.api)("settings.get")
+        assert found["settings"]["retention"]["keep_last"] == 3
+        assert found["fixed"] == ["schedule"]
+
+
+async def test_a_setting_that_the_file_gives_is_refused_by_name_and_nothing_else_of_the_request_is_done(
+    place: Place,
+) -> None:
+    place.settings |= {"retention": {"keep_last": 9}, "schedule": DAILY}
+    async with place.app() as app:
+        error = await refused(app.api, "settings.update", retention={"keep_last": 1}, enabled=False)
+        assert error.message == "retention is fixed by the configuration file"
+        error = await refused(app.api, "settings.update", schedule=None, retention={"keep_last": 1})
+        assert error.message == "retention and schedule are fixed by the configuration file"
+        assert (await call_checked(app.api)("settings.get"))["settings"]["enabled"] is True
+        assert await app.values.get("system_backup") is None
+
+
+WRONG: list[dict[str, Any]] = [
+    {"target": {"url": f"file://{SECRET}:{SECRET}@x/", "storage_options": {}}},
+    {"target": {"url": "file:///x", "storage_options": {"password": SECRET}}},
+    {"target": {"url": "file:///x", "storage_options": {"client": {"secret_key": SECRET}}}},
+    {"target": {"url": "file:///x", "storage_options": {"clients": [{"secret": SECRET}]}}},
+    {"target": {"url": "file:///x", "storage_options": {"passwords": [SECRET]}}},
+    {"target": {"url": "file:///x", "storage_options": {"password": {"secret": 12345678}}}},
+    {"target": {"url": "file:///x", "storage_options": {"password": 12345678}}},
+    {"target": {"url": "file:///x", "storage_options": {"a": {"secret": SECRET}}, SECRET[:8]: 1}},
+    {"target": {"url": SECRET}},
+    {"target": {}},
+    {"schedule": {"frequency": SECRET}},
+    {"schedule": {"frequency": "daily"}},
+    {"schedule": {"frequency": "cron", "cron": f"{SECRET} * * * *"}},
+    {"schedule": DAILY | {"timezone": SECRET}},
+    {"retention": {}},
+    {"retention": {"keep_last": 0}},
+    {"retention": {"keep_lust": 3}},
+    {"enabled": None},
+    {"enabled": "no"},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_a_wrong_value_is_refused_in_plain_words_that_do_not_repeat_it_and_changes_nothing(
+    place: Place, app: App, wrong: dict[str, Any]
+) -> None:
+    await call_checked(app.api)("settings.update", enabled=False)
+    error = await refused(app.api, "settings.update", **wrong)
+    assert error.code in (Code.FAILED, Code.INVALID_PARAMS)
+    assert SECRET not in str(error.data) and "12345678" not in str(error.data)
+    (key,) = wrong
+    assert key in error.message
+    assert "pydantic" not in error.message and "Traceback" not in str(error.data)
+    assert await app.values.get("system_backup") == {"enabled": False}
+    assert everything_written(place) == {}
+    assert not list(place.state_dir.glob("secrets/*"))
+
+
+async def test_the_unknown_key_that_was_meant_is_told(app: App) -> None:
+    error = await refused(app.api, "settings.update", retention={"keep_lust": 3})
+    assert "did you mean keep_last?" in error.message
+
+
+async def test_a_secret_goes_to_a_file_that_only_the_owner_reads_and_comes_back_nowhere(
+    place: Place, app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr("service.api.methods._require_good", accepted)
+    call = call_checked(app.api)
+    options = {"password": {"secret": SECRET}, "client": {"token": {"secret": SECRET + "2"}}, "user": "me"}
+    key = "one-request"
+    answers = [
+        await call("settings.update", target=target_at(place.target, **options), idempotency_key=key),
+        await call("settings.update", target=target_at(place.target, **options), idempotency_key=key),
+        await call("settings.get"),
+        await call("system.info"),
+        await call("job.list"),
+        await call("events.list"),
+    ]
+    assert SECRET not in json.dumps(answers)
+    written = everything_written(place)
+    assert sorted(written.values()) == ["0o600", "0o600"]
+    assert {Path(name).parent.name for name in written} == {"secrets"}
+    assert stat.S_IMODE((place.state_dir / "secrets").stat().st_mode) == 0o700
+    assert app.config().target.options() == {"password": SECRET, "client": {"token": SECRET + "2"}, "user": "me"}
+    assert SECRET not in caplog.text
+    assert SECRET not in repr(app.stored.value) + str(app.config())
+
+
+async def accepted(_: object) -> None:
+    """Stand in for the test of a target: a directory of this machine takes no secrets."""
+
+
+async def test_files_of_secrets_that_are_in_no_use_any_more_are_removed_and_the_others_stay(
+    place: Place, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.api.methods._require_good", accepted)
+    call = call_checked(app.api)
+    await call("settings.update", target=target_at(place.target, password={"secret": SECRET}))
+    (first,) = (place.state_dir / "secrets").iterdir()
+    await call("settings.update", enabled=False, schedule=DAILY)
+    assert list((place.state_dir / "secrets").iterdir()) == [first]
+    await call("settings.update", target=target_at(place.target, password={"secret": SECRET + "2"}))
+    (second,) = (place.state_dir / "secrets").iterdir()
+    assert second != first and second.read_text() == SECRET + "2"
+    await call("settings.update", target=None)
+    assert list((place.state_dir / "secrets").iterdir()) == []
+
+
+async def test_a_secret_that_was_set_is_kept_by_sending_back_what_was_shown(
+    place: Place, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.api.methods._require_good", accepted)
+    call = call_checked(app.api)
+    await call("settings.update", target=target_at(place.target, client={"password": {"secret": SECRET}}))
+    shown = (await call("settings.get"))["settings"]["target"]
+    await call("settings.update", target=shown | {"url": shown["url"] + "/"})
+    assert app.config().target.options() == {"client": {"password": SECRET}}
+
+
+@pytest.mark.parametrize("reference", [{"file": "/etc/shadow"}, {"env": "HOME"}])
+@pytest.mark.parametrize("method", ["settings.update", "target.test"])
+async def test_no_client_has_other_files_or_variables_of_this_machine_read(
+    place: Place, app: App, method: str, reference: dict[str, str]
+) -> None:
+    for options in ({"password": reference}, {"client": {"password": reference}}):
+        both = {"token": {"secret": SECRET}} | options
+        error = await refused(app.api, method, target=target_at(place.target, **both))
+        assert "of this machine" in error.message
+    assert everything_written(place) == {}, "the secret beside it was not put away"
+    assert await app.values.get("system_backup") is None
+
+
+async def test_a_target_is_tried_before_it_is_accepted_and_nothing_changes_when_it_fails(
+    place: Place, app: App
+) -> None:
+    call = call_checked(app.api)
+    await call("settings.update", target=target_at(place.target))
+    missing = place.root / "not mounted"
+    error = await refused(
+        app.api, "settings.update", target=target_at(missing, password={"secret": SECRET}), enabled=False
+    )
+    assert error.reason == "TARGET_TEST_FAILED"
+    error = await refused(app.api, "settings.update", target=target_at(missing), enabled=False)
+    assert "does not exist" in error.message and error.hint
+    settings = (await call("settings.get"))["settings"]
+    assert (settings["target"]["url"], settings["enabled"]) == (f"file://{place.target}", True)
+    assert everything_written(place) == {}
+    assert place.names() == set(), "the test has left something in the target"
+
+
+async def test_a_target_whose_secret_cannot_be_had_is_a_finding_and_no_failure(place: Place, app: App) -> None:
+    findings = await call_checked(app.api)("target.test", target=target_at(place.target, password={"secret": ""}))
+    assert [(found["ok"], bool(found["remedy"])) for found in findings] == [(False, True)]
+
+
+async def test_a_target_that_was_only_tried_leaves_nothing_behind(place: Place, app: App) -> None:
+    findings = await call_checked(app.api)("target.test", target=target_at(place.target))
+    assert {found["ok"] for found in findings} == {True}
+    assert {found["name"] for found in findings} == {"write", "read back", "list", "overwrite protection", "delete"}
+    await call_checked(app.api)("target.test", target=target_at(place.target, password={"secret": SECRET}))
+    assert place.names() == set()
+    assert everything_written(place) == {}
+    assert app.stored.value.target is None
+
+
+async def test_settings_are_stored_even_when_their_copy_cannot_be(
+    place: Place, app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    (place.state_dir / "settings.json").mkdir()
+    await call_checked(app.api)("settings.update", retention={"keep_last": 3})
+    assert "copy" in caplog.text
+    async with place.app() as again:
+        assert again.stored.value.retention is not None
+
+
+async def test_without_a_service_the_stored_settings_are_read_also_from_the_copy(place: Place) -> None:
+    assert read_stored(place.state_dir).retention is None
+    async with place.app() as app:
+        await call_checked(app.api)("settings.update", retention={"keep_last": 3})
+    stored = read_stored(place.state_dir).retention
+    assert stored is not None and stored.keep_last == 3
+    (place.state_dir / FILE_NAME).write_bytes(b"damaged" * 1000)
+    stored = read_stored(place.state_dir).retention
+    assert stored is not None and stored.keep_last == 3
+    assert (place.state_dir / FILE_NAME).read_bytes() == b"damaged" * 1000
+    (place.state_dir / FILE_NAME).unlink()
+    (place.state_dir / FILE_NAME).write_bytes(b"")
+    stored = read_stored(place.state_dir).retention
+    assert stored is not None and stored.keep_last == 3
+
+
+async def test_a_copy_that_makes_no_sense_does_not_keep_the_service_from_starting(place: Place) -> None:
+    place.state_dir.mkdir()
+    (place.state_dir / "settings.json").write_text("{broken")
+    async with place.app() as app:
+        assert app.stored.value.retention is None
+
+
+async def test_a_state_of_a_newer_version_is_not_read_around(place: Place) -> None:
+    async with place.app() as app:
+        await app.history._database.run(lambda db: db.execute("PRAGMA user_version = 99"))
+    with pytest.raises(StateError, match="newer version"):
+        read_stored(place.state_dir)
+    with pytest.raises(StateError, match="newer version"):
+        async with place.app():
+            pass
+
+
+# Every method
+
+
+ARCHIVE = "Backup_20200101_0000Z.zip"
+HARMLESS: dict[str, dict[str, Any]] = {
+    "archive.delete": {"archive": ARCHIVE, "even_the_last": True},
+    "archive.hold": {"archive": ARCHIVE, "reason": "why"},
+    "archive.inspect": {"archive": ARCHIVE},
+    "archive.list": {"limit": 10, "before": ARCHIVE},
+    "archive.release": {"archive": ARCHIVE},
+    "archive.verify": {"archive": ARCHIVE},
+    "backup.start": {},
+    "events.list": {"since": 0},
+    "job.cancel": {"id": "0" * 16},
+    "job.get": {"id": "0" * 16},
+    "job.list": {"limit": 5, "before": None, "kinds": ["backup"], "states": ["succeeded", "failed"]},
+    "restore.commit": {},
+    "restore.pending": {},
+    "restore.plan": {"archive": ARCHIVE},
+    "restore.rollback": {},
+    "restore.start": {"archive": ARCHIVE, "allow": ["LOCALE_MISSING"]},
+    "retention.apply": {},
+    "retention.preview": {"retention": {"keep_last": 1}},
+    "schedule.preview": {"count": 3, "schedule": DAILY},
+    "settings.get": {},
+    "settings.update": {"enabled": True},
+    "system.doctor": {},
+    "system.info": {},
+    "system.schema": {},
+    "target.test": {},
+}
+
+
+@pytest.fixture
+async def busy(place: Place) -> AsyncIterator[tuple[App, str]]:
+    """A service with a target, one archive and some history; return it with the archive's name."""
+    place.settings = {}
+    async with place.app() as app:
+        name = await place.backup(app.archives)
+        await app.announcer.tell("settings.changed", {"changed": []})
+        yield app, name
+
+
+def test_every_published_method_is_tried_here() -> None:
+    assert sorted(HARMLESS) == sorted(METHODS)
+    assert {
+        name for name, told in METHODS.items() if not told["description"] or told["role"] not in {"read", "admin"}
+    } == (set())
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+async def test_what_a_method_takes_and_gives_is_what_the_schema_says(busy: tuple[App, str], method: str) -> None:
+    app, name = busy
+    params = {key: name if value == ARCHIVE else value for key, value in HARMLESS[method].items()}
+    if method in {"job.get", "job.cancel"}:
+        params = {"id": (await app.jobs.submit("verify", {"archive": name}, origin="socket")).id}
+    await call_checked(app.api)(method, **params)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+async def test_a_reader_may_look_and_not_touch(busy: tuple[App, str], method: str) -> None:
+    app, name = busy
+    before = (await app.history.jobs(limit=100), app.jobs.waiting, await app.history.events())
+    params = {key: name if value == ARCHIVE else value for key, value in HARMLESS[method].items()}
+    if METHODS[method]["role"] == "admin":
+        error = await refused(app.api, method, READER, **params)
+        assert (error.code, error.reason) == (Code.NOT_ALLOWED, "NOT_ALLOWED")
+    elif method != "job.get":
+        await call_checked(app.api)(method, READER, **params)
+    assert (await app.history.jobs(limit=100), app.jobs.waiting, await app.history.events()) == before
+
+
+def test_what_changes_anything_is_for_admins_only() -> None:
+    looks = {name for name, told in METHODS.items() if told["role"] == "read"}
+    assert looks == {
+        *("archive.inspect", "archive.list", "events.list", "job.get", "job.list", "restore.pending"),
+        *("retention.preview", "schedule.preview", "settings.get", "system.doctor", "system.info", "system.schema"),
+    }
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+async def test_an_unknown_parameter_is_refused_by_name_and_without_its_value(app: App, method: str) -> None:
+    error = await refused(app.api, method, **HARMLESS[method] | {"surprise": SECRET})
+    assert error.code is Code.INVALID_PARAMS
+    assert "surprise" in error.message and SECRET not in str(error.data)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(HARMLESS[method] | {"surprise": SECRET}, METHODS[method]["params"])
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong"),
+    [
+        ("job.get", {}),
+        ("job.get", {"id": f"{SECRET}"}),
+        ("job.get", {"id": 5}),
+        ("job.list", {"limit": 0}),
+        ("job.list", {"limit": 501}),
+        ("job.list", {"limit": True}),
+        ("job.list", {"kinds": [SECRET]}),
+        ("archive.verify", {"archive": f"../{SECRET}"}),
+        ("archive.verify", {"archive": f"file:///{SECRET}/Backup_20200101_0000Z.zip"}),
+        ("archive.hold", {"archive": ARCHIVE, "reason": SECRET * 100}),
+        ("restore.start", {"archive": ARCHIVE, "allow": [f"{SECRET}"]}),
+        ("backup.start", {"idempotency_key": SECRET * 10}),
+        ("backup.start", {"idempotency_key": f"{SECRET} with spaces"}),
+        ("events.list", {"since": -1}),
+        ("schedule.preview", {"count": 101}),
+    ],
+)
+async def test_a_wrong_parameter_is_refused_without_repeating_it(app: App, method: str, wrong: dict[str, Any]) -> None:
+    error = await refused(app.api, method, **wrong)
+    assert error.code is Code.INVALID_PARAMS
+    assert SECRET not in str(error.data)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, METHODS[method]["params"])
+
+
+async def test_a_method_that_is_not_there_is_told(app: App) -> None:
+    assert (await refused(app.api, "backup.stop")).code is Code.METHOD_NOT_FOUND
+    assert (await refused(app.api, "rpc")).code is Code.METHOD_NOT_FOUND
+
+
+@pytest.mark.parametrize("method", ["backup.start", "archive.verify", "archive.delete", "restore.start"])
+async def test_the_same_request_again_gets_its_job_and_queues_no_other(busy: tuple[App, str], method: str) -> None:
+    app, name = busy
+    params = {key: name if value == ARCHIVE else value for key, value in HARMLESS[method].items()}
+    call = call_checked(app.api)
+    first = await call(method, **params, idempotency_key="k")
+    assert await call(method, **params, idempotency_key="k") == first
+    assert len(app.jobs.waiting) == 1
+    assert (await call(method, **params, idempotency_key="l"))["id"] != first["id"]
+    assert (await call(method, **params))["id"] != first["id"]
+    error = await refused(app.api, "retention.apply", idempotency_key="k")
+    assert "used for another request" in error.message
+
+
+async def test_a_key_of_settings_tells_left_out_from_null(place: Place, app: App) -> None:
+    call = call_checked(app.api)
+    await call("settings.update", retention={"keep_last": 3})
+    await call("settings.update", enabled=True, idempotency_key="k")
+    assert (
+        "another request"
+        in (await refused(app.api, "settings.update", enabled=True, retention=None, idempotency_key="k")).message
+    )
+    await call("settings.update", enabled=True, retention=None, idempotency_key="l")
+    assert app.stored.value.retention is None
+
+
+async def test_settings_that_were_changed_since_are_not_changed_back_by_a_repeated_request(app: App) -> None:
+    call = call_checked(app.api)
+    await call("settings.update", enabled=False, idempotency_key="k")
+    await call("settings.update", enabled=True)
+    again = await call("settings.update", enabled=False, idempotency_key="k")
+    assert again["settings"]["enabled"] is True, "the answer is how it stands now"
+    assert app.stored.value.enabled is True
+
+
+async def test_a_request_that_failed_may_be_repeated_with_its_key(place: Place, app: App) -> None:
+    absent = place.root / "later"
+    assert await refused(app.api, "settings.update", target=target_at(absent), idempotency_key="k")
+    absent.mkdir()
+    await call_checked(app.api)("settings.update", target=target_at(absent), idempotency_key="k")
+    assert app.config().target.url == f"file://{absent}"
+
+
+async def test_pages_of_archives_and_jobs_say_whether_there_is_more(place: Place, busy: tuple[App, str]) -> None:
+    app, first = busy
+    call = call_checked(app.api)
+    names = [first, await place.backup(app.archives), await place.backup(app.archives)]
+    page = await call("archive.list", limit=2)
+    assert [entry["name"] for entry in page["archives"]] == names[:0:-1]
+    assert (page["total"], page["more"]) == (3, True)
+    page = await call("archive.list", limit=2, before=page["archives"][-1]["name"])
+    assert [entry["name"] for entry in page["archives"]] == [first]
+    assert page["more"] is False
+    assert {entry["evidence"] for entry in page["archives"]} == {"verified"}
+    for _ in range(3):
+        await call("backup.start")
+    assert (await call("job.list", limit=3))["more"] is False
+    assert (await call("job.list", limit=2))["more"] is True
+
+
+def test_the_schema_is_json_and_each_part_of_it_is_a_valid_schema() -> None:
+    published = json.loads(json.dumps(schema()))
+    for told in published["methods"].values():
+        jsonschema.Draft202012Validator.check_schema(told["params"])
+        jsonschema.Draft202012Validator.check_schema(told["result"])
+    for told in published["events"].values():
+        jsonschema.Draft202012Validator.check_schema(told["data"])
+    assert os.linesep not in "".join(published["methods"])
