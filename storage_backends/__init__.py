@@ -41,7 +41,10 @@ __all__ = [
     "open_target",
 ]
 
-_SUPPORTED = "Supported now: a directory of this machine, as file:///var/backups or /var/backups."
+_SUPPORTED = (
+    "Supported now: a directory of this machine, as file:///var/backups or /var/backups; "
+    "S3 and what speaks its protocol, as s3://bucket/prefix."
+)
 
 
 def open_target(url: str, storage_options: Mapping[str, Any] | None = None) -> StorageBackend:
@@ -49,9 +52,14 @@ def open_target(url: str, storage_options: Mapping[str, Any] | None = None) -> S
 
     `file:///directory`, `local:///directory` and a plain absolute path are the same, and as in fsspec the path is
     taken as it is written (no percent-decoding). Options are fsspec's for the protocol; `file` knows `auto_mkdir`.
+    `s3://bucket/prefix` is an S3 target; its options are told in docs/CONFIGURATION.md.
     Raises InvalidUrl.
     """
     protocol, path = _split(url)
+    if protocol in {"s3", "s3a"}:
+        from storage_backends.s3 import open_s3  # noqa: PLC0415  each backend is imported when first needed
+
+        return open_s3(path, dict(storage_options or {}))
     if protocol not in {"file", "local"}:
         # The URL may hold a password: only its protocol is repeated.
         raise InvalidUrl(f"targets of the protocol {protocol!r} are not supported", hint=_SUPPORTED)

@@ -61,9 +61,14 @@ class LocalPlace(Place):
 
 def make_place(kind: str, directory: Path) -> Place:
     """Make a place; `directory` is the test's own."""
+    if kind in S3_KINDS:
+        from tests.conformance.s3_place import make_s3_place  # noqa: PLC0415  which imports this module
+
+        return make_s3_place(kind, directory)
     target = directory / "target"
     target.mkdir()
     return LocalPlace(target, unnamed=kind == "local")
 
 
-KINDS = ("local", "local-named")
+S3_KINDS = ("ceph", "ceph-tls", "swift")
+KINDS = ("local", "local-named", *S3_KINDS)
