@@ -156,7 +156,7 @@ class CephServer:
     def start_gateway(self) -> None:
         """Start the S3 gateway, on the same ports as before, and wait for its first answer."""
         directory = self.directory
-        frontend = f"beast endpoint=127.0.0.1:{self.port} ssl_endpoint=127.0.0.1:{self.tls_port} "
+        frontend = f"beast tcp_nodelay=1 endpoint=127.0.0.1:{self.port} ssl_endpoint=127.0.0.1:{self.tls_port} "
         frontend += f"ssl_certificate={self.ca_file} ssl_private_key={directory}/tls.key"
         self._spawn("radosgw", "-f", "-n", "client.rgw", "--rgw-frontends", frontend)
         deadline = time.monotonic() + START_SECONDS

@@ -12,10 +12,11 @@ from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from botocore import UNSIGNED
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from storage_backends.base import InvalidUrl
 from storage_backends.s3.body import PartBody
@@ -39,6 +40,8 @@ class Connection:
         self._stack = AsyncExitStack()
         self._lock = asyncio.Lock()
         self._client: Any = None
+        self.heads_break = False
+        """The server breaks HTTP, as Swift does: it sends a body with its 404 to HEAD, which the next answer meets."""
         self._answered = False
         self._closed = False
 
@@ -90,6 +93,10 @@ class Connection:
                 answer: dict[str, Any] = await getattr(client, operation)(Bucket=self.options.bucket, **parameters)
         except ClientError:
             self._answered = True
+            raise
+        except HTTPClientError as exc:
+            if isinstance(exc.kwargs.get("error"), aiohttp.ClientResponseError):
+                self.heads_break = True
             raise
         finally:
             if isinstance(body, PartBody):

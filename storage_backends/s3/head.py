@@ -36,13 +36,16 @@ async def head(connection: Connection, key: str) -> Head | None:
     retries = connection.retries()
     while True:
         try:
-            answer = await connection.once("head_object", Key=connection.path(key))
+            operation = "get_object" if connection.heads_break else "head_object"
+            answer = await connection.once(operation, Key=connection.path(key))
         except FAILURES as exc:
             if error_status(exc) == 404:
                 return None
             if not await retries.again(exc):
                 raise mapped(exc, connection.where(key)) from exc
         else:
+            if "Body" in answer:
+                answer["Body"].close()
             return _parsed(key, answer)
 
 

@@ -253,9 +253,11 @@ async def test_cancelling_at_any_moment_leaves_the_object_whole_or_nothing(
 ) -> None:
     """The longest delays are beyond the end; the others fall all over creating, writing and publishing."""
     content = os.urandom(2 * MIB)
+    await target.put("first", pieces(content))  # connects
     began = time.perf_counter()
     await target.put("measure", pieces(content))
     whole = time.perf_counter() - began
+    await target.delete("first")
     await target.delete("measure")
     cancelled = 0
     for number in range(60):
@@ -306,6 +308,7 @@ async def test_data_is_not_pulled_faster_than_it_is_stored(target: StorageBacken
         for _ in range(128):
             yield bytes(MIB)
 
+    await target.put("first", pieces(b"x"))  # connects, and imports what that needs
     tracemalloc.start()
     try:
         await target.put("object", data())
