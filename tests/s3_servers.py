@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import subprocess
+import sys
 from functools import cache
 from typing import Any
 
@@ -34,6 +36,23 @@ def swift() -> SwiftServer:
     server.start()
     server.create_bucket(BUCKET)
     return server
+
+
+@cache
+def amazon() -> str:
+    """Give the address of the shared Ceph with Amazon's conditional completion and checksums; same credentials."""
+    server = ceph()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.s3_amazon", server.endpoint, server.access_key, server.secret_key],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    atexit.register(process.wait, 10)
+    atexit.register(process.stdin.close)  # handlers run in reverse order
+    return process.stdout.readline().strip()
 
 
 def new_prefix() -> str:

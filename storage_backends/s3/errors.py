@@ -122,7 +122,7 @@ def _kind(code: str, status: int, *, may_try_again: bool) -> tuple[type[StorageE
         found = InvalidUrl, "Create the bucket, or correct the target's URL, endpoint_url and region."
     elif code in _FULL or status == 507:
         found = TargetFull, "Raise the quota, or keep fewer archives. Nothing half-made is visible."
-    elif code in _TOO_LARGE:
+    elif code in _TOO_LARGE or status == 413:
         found = TargetFull, "The endpoint takes no object, or no part, of this size."
     elif status == 412:
         found = ObjectChanged, ""

@@ -82,6 +82,12 @@ def _client(endpoint: str, key: str, secret: str, verify: str | None) -> Any:
 
 
 def make_s3_place(kind: str, directory: Path) -> Place:
-    """Make a place on the server that this process shares."""
-    options = s3_servers.swift_options() if kind == "swift" else s3_servers.ceph_options(tls=kind == "ceph-tls")
+    """Make a place on the servers that this process shares."""
+    match kind:
+        case "swift":
+            options = s3_servers.swift_options()
+        case "amazon":
+            options = s3_servers.ceph_options(endpoint_url=s3_servers.amazon())
+        case _:
+            options = s3_servers.ceph_options(tls=kind == "ceph-tls")
     return S3Place(s3_servers.BUCKET, s3_servers.new_prefix(), directory / "dates.json", options)

@@ -70,5 +70,5 @@ def make_place(kind: str, directory: Path) -> Place:
     return LocalPlace(target, unnamed=kind == "local")
 
 
-S3_KINDS = ("ceph", "ceph-tls", "swift")
+S3_KINDS = ("ceph", "ceph-tls", "amazon", "swift")
 KINDS = ("local", "local-named", *S3_KINDS)
