@@ -6,6 +6,7 @@ What was planned and never met, fails the test. `operation` of a request is S3's
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -78,9 +79,9 @@ class S3Proxy:
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             connector=aiohttp.TCPConnector(limit=0),
         )
-        self._runner = web.ServerRunner(web.Server(self._handle), handler_cancellation=False)
+        self._runner = web.ServerRunner(web.Server(self._handle), handler_cancellation=False, shutdown_timeout=1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0, shutdown_timeout=1)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         self._port: int = self._runner.addresses[0][1]
         return self
@@ -127,7 +128,9 @@ class S3Proxy:
         """Send the request, signature and all, to the server."""
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
         url = URL(self.upstream + request.raw_path, encoded=True)
-        return self._session.request(request.method, url, headers=headers, data=body or None, allow_redirects=False)
+        return self._session.request(
+            request.method, url, headers=headers, data=io.BytesIO(body) if body else None, allow_redirects=False
+        )
 
     async def _ask_later(self, request: web.BaseRequest, asked: Asked) -> None:
         await asyncio.sleep(0.5)

@@ -47,6 +47,10 @@ mount_check = false
 user = root
 swift_dir = {directory}
 workers = 0
+conn_timeout = 30
+node_timeout = 60
+# By default a listing may miss an object whose update took longer than a second, as it may on a busy machine.
+container_update_timeout = 60
 [pipeline:main]
 pipeline = {name}-server
 [app:{name}-server]
@@ -87,6 +91,9 @@ use = egg:swift#versioned_writes
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
+conn_timeout = 30
+node_timeout = 60
+error_suppression_limit = 1000000
 """
 
 

@@ -206,7 +206,7 @@ class _Taker:
         return value
 
     def number(self, name: str, least: float, most: float, *, whole: bool = False, default: float | None = None) -> Any:
-        wanted = f"a {'whole ' if whole else ''}number from {least:g} to {most:g}"
+        wanted = f"a {'whole ' if whole else ''}number from {least} to {most}"
         value: float | None = self._take(name, (int,) if whole else (int, float), wanted)
         if value is None:
             return default

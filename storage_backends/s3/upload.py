@@ -89,7 +89,8 @@ class Upload:
                 f"{self._connection.where(self._key)}: the server has {found.info.size} bytes of {self._size}",
                 hint="This endpoint loses data. Nothing was kept there.",
             )
-        self._check_lock(found)
+        if not self._is_locked(found):
+            found = await self._locked(found)
         return found.info
 
     async def discard(self) -> None:
@@ -204,18 +205,29 @@ class Upload:
             said |= {"ObjectLockMode": options.lock_mode, "ObjectLockRetainUntilDate": self._locked_until}
         return said
 
-    def _check_lock(self, found: Head) -> None:
-        """Some servers take the wish for a lock and forget it."""
+    def _is_locked(self, found: Head) -> bool:
+        """Say whether the object has the lock that was wished for. Ceph 16 forgets the wish for uploads of parts."""
         if self._locked_until is None:
-            return
-        until = found.locked_until
-        if (
-            found.lock_mode != self._connection.options.lock_mode
-            or until is None
-            or until < self._locked_until - _LOCK_ROUNDING
-        ):
-            raise InvalidUrl(
-                f"{self._connection.where(self._key)}: the server took the object, but did not lock it",
-                hint="Create the bucket with Object Lock, and give these credentials s3:GetObjectRetention; "
-                "or remove object_lock_mode.",
+            return True
+        right = found.lock_mode == self._connection.options.lock_mode
+        return right and found.locked_until is not None and found.locked_until >= self._locked_until - _LOCK_ROUNDING
+
+    async def _locked(self, found: Head) -> Head:
+        """Lock the object that was published; proved as well."""
+        version = {"VersionId": found.version} if found.version else {}
+        retention = {"Mode": self._connection.options.lock_mode, "RetainUntilDate": self._locked_until}
+        reason: StorageError | None = None
+        try:
+            await self._connection.call(
+                "put_object_retention", key=self._key, Key=self._path, Retention=retention, **version
             )
+            again = await self._found()
+            if again is not None and self._is_locked(again):
+                return again
+        except StorageError as exc:
+            reason = exc
+        raise InvalidUrl(
+            f"{self._connection.where(self._key)}: the server took the object, but did not lock it",
+            hint="Create the bucket with Object Lock, and give these credentials s3:PutObjectRetention and "
+            "s3:GetObjectRetention; or remove object_lock_mode.",
+        ) from reason
