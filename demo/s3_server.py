@@ -185,6 +185,10 @@ class CephServer:
             self._run(*quota, "set", "--uid", name, "--quota-scope", "user", "--max-size", str(quota_bytes))
             self._run(*quota, "enable", "--uid", name, "--quota-scope", "user")
 
+    def remove_key(self, name: str, access_key: str) -> None:
+        """Take an access key from a user."""
+        self._run("radosgw-admin", "key", "rm", "--uid", name, "--access-key", access_key)
+
     def create_bucket(
         self, name: str, *, object_lock: bool = False, access_key: str | None = None, secret_key: str | None = None
     ) -> None:

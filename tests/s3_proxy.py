@@ -51,11 +51,6 @@ class HttpFault:
         return web.Response(status=self.status, text=text, content_type="application/xml")
 
 
-def only(operation: str) -> Callable[[Asked], bool]:
-    """Match requests by S3's name of the operation."""
-    return lambda asked: asked.operation == operation
-
-
 class S3Proxy:
     """Passes requests on to `upstream`, http:// only, and notes them in `asked`."""
 
