@@ -80,12 +80,14 @@ def of_object(operation: str) -> Callable[[Asked], bool]:
 async def test_a_reset_at_any_byte_of_an_upload_is_survived(after: int, *, tls: bool) -> None:
     server = s3_servers.ceph()
     faults = [Fault("reset", after=after), Fault("reset", after=after + 500_000)]
-    async with TcpProxy(server.tls_endpoint if tls else server.endpoint, faults) as proxy:
-        async with opened(s3_servers.ceph_options(tls=tls, endpoint_url=proxy.endpoint)) as target:
-            info = await target.put("object", pieces(CONTENT))
-            assert await target.stat("object") == info
-            assert await read(target, "object") == CONTENT
-            assert await target.sweep(datetime.now(UTC) + timedelta(minutes=1)) == 0
+    async with (
+        TcpProxy(server.tls_endpoint if tls else server.endpoint, faults) as proxy,
+        opened(s3_servers.ceph_options(tls=tls, endpoint_url=proxy.endpoint)) as target,
+    ):
+        info = await target.put("object", pieces(CONTENT))
+        assert await target.stat("object") == info
+        assert await read(target, "object") == CONTENT
+        assert await target.sweep(datetime.now(UTC) + timedelta(minutes=1)) == 0
 
 
 @pytest.mark.parametrize("kind", ["reset", "close", "stall"])
@@ -94,31 +96,37 @@ async def test_a_stream_that_breaks_while_reading_goes_on_where_it_was(kind: str
     prefix = s3_servers.new_prefix()
     async with opened(s3_servers.ceph_options(), prefix) as direct:
         info = await direct.put("object", pieces(CONTENT))
-    async with TcpProxy(s3_servers.ceph().endpoint, faults) as proxy:
-        async with opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint, timeout=1.5), prefix) as target:
-            assert await read(target, "object", offset=7, etag=info.etag) == CONTENT[7:]
+    async with (
+        TcpProxy(s3_servers.ceph().endpoint, faults) as proxy,
+        opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint, timeout=1.5), prefix) as target,
+    ):
+        assert await read(target, "object", offset=7, etag=info.etag) == CONTENT[7:]
 
 
 async def test_another_object_is_not_joined_to_a_stream_that_broke() -> None:
     prefix = s3_servers.new_prefix()
     async with opened(s3_servers.ceph_options(), prefix) as direct:
         await direct.put("object", pieces(CONTENT))
-        async with TcpProxy(s3_servers.ceph().endpoint, [Fault("reset", after=5 * MIB, to_server=False)]) as proxy:
-            async with opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint), prefix) as target:
-                async with aclosing(target.get("object")) as data:
-                    got = await anext(data)
-                    await direct.put("object", pieces(os.urandom(12 * MIB)), overwrite=True)
-                    with pytest.raises(ObjectChanged):
-                        async for piece in data:
-                            got += piece
+        async with (
+            TcpProxy(s3_servers.ceph().endpoint, [Fault("reset", after=5 * MIB, to_server=False)]) as proxy,
+            opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint), prefix) as target,
+        ):
+            async with aclosing(target.get("object")) as data:
+                got = await anext(data)
+                await direct.put("object", pieces(os.urandom(12 * MIB)), overwrite=True)
+                with pytest.raises(ObjectChanged):
+                    async for piece in data:
+                        got += piece
         assert got == CONTENT[: len(got)]
 
 
 async def test_an_upload_that_stalls_is_ended_by_our_own_watch_and_sent_again() -> None:
-    async with TcpProxy(s3_servers.ceph().endpoint, [Fault("stall", after=2 * MIB)]) as proxy:
-        async with opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint, timeout=1.5)) as target:
-            await target.put("object", pieces(CONTENT))
-            assert await read(target, "object") == CONTENT
+    async with (
+        TcpProxy(s3_servers.ceph().endpoint, [Fault("stall", after=2 * MIB)]) as proxy,
+        opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint, timeout=1.5)) as target,
+    ):
+        await target.put("object", pieces(CONTENT))
+        assert await read(target, "object") == CONTENT
 
 
 async def test_a_line_that_stalls_for_ever_fails_in_bounded_time() -> None:
@@ -152,18 +160,20 @@ async def test_a_storm_of_errors_on_a_third_of_all_requests_is_survived(record_p
         for status, code in ((500, "InternalError"), (503, "ServiceUnavailable"), (503, "SlowDown"))
     ]
     upstream = s3_servers.amazon() if amazon else s3_servers.ceph().endpoint
-    async with S3Proxy(upstream, faults) as proxy:
-        async with opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint)) as target:
-            for number in range(4):
-                content = CONTENT[: (number + 1) * 3 * MIB]
+    async with (
+        S3Proxy(upstream, faults) as proxy,
+        opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint)) as target,
+    ):
+        for number in range(4):
+            content = CONTENT[: (number + 1) * 3 * MIB]
+            await target.put(f"object{number}", pieces(content))
+            with pytest.raises(ObjectExists):
                 await target.put(f"object{number}", pieces(content))
-                with pytest.raises(ObjectExists):
-                    await target.put(f"object{number}", pieces(content))
-                assert await read(target, f"object{number}") == content
-            assert len(await keys(target)) == 4
-            await target.delete("object0")
-            assert await keys(target) == ["object1", "object2", "object3"]
-            assert await target.sweep(datetime.now(UTC) + timedelta(minutes=1)) == 0
+            assert await read(target, f"object{number}") == content
+        assert len(await keys(target)) == 4
+        await target.delete("object0")
+        assert await keys(target) == ["object1", "object2", "object3"]
+        assert await target.sweep(datetime.now(UTC) + timedelta(minutes=1)) == 0
     record_property("counted", f"{sum(fault.hits for fault in faults)} of {len(proxy.asked)} requests refused")
 
 
@@ -178,13 +188,15 @@ async def test_a_lost_answer_or_an_error_after_success_is_one_object_reported_on
     operation: str, size: int, kind: str, *, amazon: bool, overwrite: bool
 ) -> None:
     upstream = s3_servers.amazon() if amazon else s3_servers.ceph().endpoint
-    async with S3Proxy(upstream, [HttpFault(kind, of_object(operation))]) as proxy:
-        async with opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint)) as target:
-            info = await target.put("object", pieces(CONTENT[:size]), overwrite=overwrite)
-            assert await keys(target) == ["object"]
-            assert await target.stat("object") == info
-            assert await read(target, "object") == CONTENT[:size]
-            assert left(target) == []
+    async with (
+        S3Proxy(upstream, [HttpFault(kind, of_object(operation))]) as proxy,
+        opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint)) as target,
+    ):
+        info = await target.put("object", pieces(CONTENT[:size]), overwrite=overwrite)
+        assert await keys(target) == ["object"]
+        assert await target.stat("object") == info
+        assert await read(target, "object") == CONTENT[:size]
+        assert left(target) == []
 
 
 @pytest.mark.parametrize("amazon", [False, True])
@@ -192,46 +204,54 @@ async def test_a_lost_answer_or_an_error_after_success_is_one_object_reported_on
 async def test_a_request_that_is_carried_out_late_is_still_ours(operation: str, size: int, *, amazon: bool) -> None:
     """The connection breaks, HEAD finds nothing, the request is sent again, and only then both are carried out."""
     upstream = s3_servers.amazon() if amazon else s3_servers.ceph().endpoint
-    async with S3Proxy(upstream, [HttpFault("late", of_object(operation))]) as proxy:
-        async with opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint)) as target:
-            await target.put("object", pieces(CONTENT[:size]))
-            await asyncio.sleep(0.7)  # the late one has come
-            assert await keys(target) == ["object"]
-            assert await read(target, "object") == CONTENT[:size]
-            assert left(target) == []
+    async with (
+        S3Proxy(upstream, [HttpFault("late", of_object(operation))]) as proxy,
+        opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint)) as target,
+    ):
+        await target.put("object", pieces(CONTENT[:size]))
+        await asyncio.sleep(0.7)  # the late one has come
+        assert await keys(target) == ["object"]
+        assert await read(target, "object") == CONTENT[:size]
+        assert left(target) == []
 
 
 @pytest.mark.parametrize("carried_out", [False, True])
 async def test_an_error_with_status_200_is_an_error(*, carried_out: bool) -> None:
     kind = "answer-after" if carried_out else "answer"
     fault = HttpFault(kind, of_object("CompleteMultipartUpload"), status=200)
-    async with S3Proxy(s3_servers.ceph().endpoint, [fault]) as proxy:
-        async with opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint)) as target:
-            await target.put("object", pieces(CONTENT))
-            assert await read(target, "object") == CONTENT
-            assert proxy.operations.count("CompleteMultipartUpload") == (1 if carried_out else 2) + 1  # and the probe's
+    async with (
+        S3Proxy(s3_servers.ceph().endpoint, [fault]) as proxy,
+        opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint)) as target,
+    ):
+        await target.put("object", pieces(CONTENT))
+        assert await read(target, "object") == CONTENT
+        assert proxy.operations.count("CompleteMultipartUpload") == (1 if carried_out else 2) + 1  # and the probe's
 
 
 async def test_the_lost_answer_to_a_begun_upload_leaves_what_sweep_finds() -> None:
-    async with S3Proxy(s3_servers.ceph().endpoint, [HttpFault("lose", of_object("CreateMultipartUpload"))]) as proxy:
-        async with opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint)) as target:
-            await target.put("object", pieces(CONTENT))
-            assert len(left(target)) == 1
-            assert await target.sweep(datetime.now(UTC) + timedelta(minutes=1)) == 1
-            assert left(target) == []
-            assert await read(target, "object") == CONTENT
+    async with (
+        S3Proxy(s3_servers.ceph().endpoint, [HttpFault("lose", of_object("CreateMultipartUpload"))]) as proxy,
+        opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint)) as target,
+    ):
+        await target.put("object", pieces(CONTENT))
+        assert len(left(target)) == 1
+        assert await target.sweep(datetime.now(UTC) + timedelta(minutes=1)) == 1
+        assert left(target) == []
+        assert await read(target, "object") == CONTENT
 
 
 async def test_errors_that_do_not_end_fail_and_leave_nothing() -> None:
     for operation in ("UploadPart", "CompleteMultipartUpload"):
         fault = HttpFault("answer", of_object(operation), 503, "SlowDown", times=10**6)
-        async with S3Proxy(s3_servers.ceph().endpoint, [fault]) as proxy:
-            async with opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint, retry_seconds=1)) as target:
-                with pytest.raises(TargetUnavailable, match="SlowDown") as caught:
-                    await target.put("object", pieces(CONTENT))
-                assert caught.value.transient
-                assert await keys(target) == []
-                assert left(target) == []
+        async with (
+            S3Proxy(s3_servers.ceph().endpoint, [fault]) as proxy,
+            opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint, retry_seconds=1)) as target,
+        ):
+            with pytest.raises(TargetUnavailable, match="SlowDown") as caught:
+                await target.put("object", pieces(CONTENT))
+            assert caught.value.transient
+            assert await keys(target) == []
+            assert left(target) == []
 
 
 async def test_a_part_that_the_line_corrupted_is_sent_again() -> None:
@@ -266,15 +286,17 @@ async def test_cancelled_while_the_answer_to_the_completion_is_out_takes_it_back
             reached.set()
         return complete(asked)
 
-    async with S3Proxy(s3_servers.ceph().endpoint, [HttpFault("late", noticed)]) as proxy:
-        async with opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint)) as target:
-            task = asyncio.create_task(target.put("object", pieces(CONTENT)))
-            await reached.wait()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert await keys(target) == []
-            assert left(target) == []
+    async with (
+        S3Proxy(s3_servers.ceph().endpoint, [HttpFault("late", noticed)]) as proxy,
+        opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint)) as target,
+    ):
+        task = asyncio.create_task(target.put("object", pieces(CONTENT)))
+        await reached.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await keys(target) == []
+        assert left(target) == []
 
 
 async def test_the_server_killed_midway_is_waited_for_or_given_up() -> None:

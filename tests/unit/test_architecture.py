@@ -51,8 +51,11 @@ SOURCES: dict[str, tuple[str, ...]] = {
 
 # Third-party libraries and the only units that import them; an empty tuple is everybody.
 LIBRARIES: dict[str, tuple[str, ...]] = {
+    "aiobotocore": ("storage_backends.s3",),
     "aiofiles": (),
+    "aiohttp": ("storage_backends.s3",),
     "asyncpg": ("service.sources.postgresql",),
+    "botocore": ("storage_backends.s3",),
     "click": ("service.cli",),
     "cryptography": ("service.sealing",),
     "fsspec": ("storage_backends",),
@@ -215,6 +218,7 @@ VIOLATIONS: list[tuple[Rule, str, str]] = [
     (wrong_libraries, "service.keys", "import tpm2_pytss.ESAPI"),
     (wrong_libraries, "service.archive.parts", "from cryptography.hazmat.primitives import hashes"),
     (wrong_libraries, "storage_backends.local", "import click"),
+    (wrong_libraries, "storage_backends.local", "from aiobotocore.session import AioSession"),
     (wrong_libraries, "service.catalog", "import requests"),
     (too_long, "service.catalog", "x = 1\n" * MOST_LINES),
     (star_imports, "service.catalog", "from service.errors import *"),
