@@ -35,7 +35,7 @@ from storage_backends.s3.errors import FAILURES, error_status, exists_error, map
 from storage_backends.s3.exclusive import conditional_writes
 from storage_backends.s3.head import Head, head, object_info
 from storage_backends.s3.options import S3Options
-from storage_backends.s3.settled import settled
+from storage_backends.s3.settled import SETTLE_SECONDS, settled
 from storage_backends.s3.upload import Upload
 
 
@@ -66,8 +66,8 @@ class S3Backend(StorageBackend):
             await upload.send(data)
             return await settled(upload.publish())
         except BaseException:
-            with suppress(StorageError):
-                await settled(upload.discard())
+            with suppress(StorageError, TimeoutError):
+                await settled(asyncio.wait_for(upload.discard(), SETTLE_SECONDS))
             raise
 
     async def get(

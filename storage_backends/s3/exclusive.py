@@ -30,7 +30,7 @@ from storage_backends.s3.body import PartBody
 from storage_backends.s3.connection import Connection
 from storage_backends.s3.errors import FAILURES, error_status, exists_error, is_refused_condition, is_retriable, mapped
 from storage_backends.s3.head import head
-from storage_backends.s3.settled import settled
+from storage_backends.s3.settled import SETTLE_SECONDS, settled
 
 HIDDEN_PREFIX = ".deviceon-backup-"
 HIDDEN_NAME = re.compile(r"\.deviceon-backup-(?:[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.)?[0-9a-f]{32}\.(?:lock|probe)")
@@ -108,8 +108,9 @@ async def _abort(connection: Connection, name: str, upload: str) -> None:
 async def remove_hidden(connection: Connection, name: str) -> None:
     """Remove a hidden object of ours, if that is possible."""
     try:
-        await connection.call("delete_object", key=name, Key=connection.path(name))
-    except StorageError:
+        async with asyncio.timeout(SETTLE_SECONDS):
+            await connection.call("delete_object", key=name, Key=connection.path(name))
+    except (StorageError, TimeoutError):
         return  # `sweep` finds it
 
 

@@ -110,13 +110,13 @@ async def test_another_object_is_not_joined_to_a_stream_that_broke() -> None:
         async with (
             TcpProxy(s3_servers.ceph().endpoint, [Fault("reset", after=5 * MIB, to_server=False)]) as proxy,
             opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint), prefix) as target,
+            aclosing(target.get("object")) as data,
         ):
-            async with aclosing(target.get("object")) as data:
-                got = await anext(data)
-                await direct.put("object", pieces(os.urandom(12 * MIB)), overwrite=True)
-                with pytest.raises(ObjectChanged):
-                    async for piece in data:
-                        got += piece
+            got = await anext(data)
+            await direct.put("object", pieces(os.urandom(12 * MIB)), overwrite=True)
+            with pytest.raises(ObjectChanged):
+                async for piece in data:
+                    got += piece
         assert got == CONTENT[: len(got)]
 
 
