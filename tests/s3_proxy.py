@@ -17,6 +17,8 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+WHILE = 0.5
+"""Seconds."""
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "te", "trailer", "upgrade"}
 
 
@@ -35,7 +37,8 @@ class HttpFault:
     """What happens to requests that `match`, `times` times.
 
     `kind`: `answer` gives `status` and `code` in place of asking the server; `answer-after` asks it first, too;
-    `lose` asks the server and then drops the connection; `late` drops the connection and asks the server afterwards.
+    `lose` asks the server and then drops the connection; `late` drops the connection and asks the server afterwards;
+    `slow` asks the server after a while, also when the client has left meanwhile.
     """
 
     kind: str
@@ -103,6 +106,9 @@ class S3Proxy:
         fault.hits += 1
         if fault.kind == "answer":
             return fault.answer
+        if fault.kind == "slow":
+            await asyncio.sleep(WHILE)
+            return await self.answer(request, asked)
         if fault.kind == "late":
             _drop(request)
             late = asyncio.create_task(self._ask_later(request, asked))
@@ -128,7 +134,7 @@ class S3Proxy:
         )
 
     async def _ask_later(self, request: web.BaseRequest, asked: Asked) -> None:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(WHILE)
         async with self.ask(request, asked.body) as answer:
             await answer.read()
 

@@ -29,7 +29,7 @@ from storage_backends import (
 )
 from storage_backends.s3 import S3Backend
 from tests import s3_servers
-from tests.s3_proxy import Asked, HttpFault, S3Proxy
+from tests.s3_proxy import WHILE, Asked, HttpFault, S3Proxy
 from tests.tcp_proxy import Fault, TcpProxy
 
 MIB = 1 << 20
@@ -209,7 +209,7 @@ async def test_a_request_that_is_carried_out_late_is_still_ours(operation: str, 
         opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint)) as target,
     ):
         await target.put("object", pieces(CONTENT[:size]))
-        await asyncio.sleep(0.7)  # the late one has come
+        await asyncio.sleep(WHILE + 0.2)  # the late one has come
         assert await keys(target) == ["object"]
         assert await read(target, "object") == CONTENT[:size]
         assert left(target) == []
@@ -277,24 +277,28 @@ async def test_a_part_that_the_line_corrupted_is_sent_again() -> None:
     assert proxy.corrupted == 2
 
 
-async def test_cancelled_while_the_answer_to_the_completion_is_out_takes_it_back() -> None:
-    complete = of_object("CompleteMultipartUpload")
-    reached = asyncio.Event()
+@pytest.mark.parametrize("amazon", [False, True])
+@pytest.mark.parametrize(("operation", "size"), [("CompleteMultipartUpload", 12 * MIB), ("PutObject", MIB)])
+async def test_cancelled_while_the_server_publishes_takes_it_back(operation: str, size: int, *, amazon: bool) -> None:
+    """The server goes on although nobody waits for its answer any more."""
+    upstream = s3_servers.amazon() if amazon else s3_servers.ceph().endpoint
+    asked = asyncio.Event()
 
-    def noticed(asked: Asked) -> bool:
-        if complete(asked):
-            reached.set()
-        return complete(asked)
+    def noticed(request: Asked) -> bool:
+        if matches := of_object(operation)(request):
+            asked.set()
+        return matches
 
     async with (
-        S3Proxy(s3_servers.ceph().endpoint, [HttpFault("late", noticed)]) as proxy,
+        S3Proxy(upstream, [HttpFault("slow", noticed)]) as proxy,
         opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint)) as target,
     ):
-        task = asyncio.create_task(target.put("object", pieces(CONTENT)))
-        await reached.wait()
+        task = asyncio.create_task(target.put("object", pieces(CONTENT[:size])))
+        await asked.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        await asyncio.sleep(2 * WHILE)
         assert await keys(target) == []
         assert left(target) == []
 
