@@ -49,10 +49,14 @@ def open_target(url: str, storage_options: Mapping[str, Any] | None = None) -> S
 
     `file:///directory`, `local:///directory` and a plain absolute path are the same, and as in fsspec the path is
     taken as it is written (no percent-decoding). Options are fsspec's for the protocol; `file` knows `auto_mkdir`,
-    `min_free` (bytes) and `timeout` (seconds).
+    `min_free` (bytes) and `timeout` (seconds). docs/CONFIGURATION.md has all options.
     Raises InvalidUrl.
     """
     protocol, path = _split(url)
+    if protocol in {"s3", "s3a"}:
+        from storage_backends.s3 import open_s3  # noqa: PLC0415  each backend is imported when first needed
+
+        return open_s3(path, dict(storage_options or {}))
     if protocol == "smb":
         from storage_backends.smb import open_smb  # noqa: PLC0415  takes a while to import
 

@@ -149,6 +149,10 @@ class FtpPlace(LocalPlace):
 
 def make_place(kind: str, directory: Path, fixture: Callable[[str], Any]) -> Place:
     """Make a place; `directory` is the test's own, `fixture` gives the session's servers by name."""
+    if kind in S3_KINDS:
+        from tests.conformance.s3_place import make_s3_place  # noqa: PLC0415  which imports this module
+
+        return make_s3_place(kind, directory)
     if kind == "smb":
         return smb_place(fixture("samba"))
     if kind == "memory":
@@ -163,4 +167,5 @@ def make_place(kind: str, directory: Path, fixture: Callable[[str], Any]) -> Pla
     return LocalPlace(target, unnamed=kind == "local")
 
 
-KINDS = ("local", "local-named", "smb", "memory", "ftp")
+S3_KINDS = ("ceph", "ceph-tls", "amazon", "swift")
+KINDS = ("local", "local-named", "smb", "memory", "ftp", *S3_KINDS)

@@ -331,6 +331,7 @@ async def test_data_is_not_pulled_faster_than_it_is_stored(target: StorageBacken
         for _ in range(128):
             yield bytes(MIB)
 
+    await target.put("first", pieces(b"x"))  # connects, and imports what that needs
     tracemalloc.start()
     try:
         await target.put("object", data())

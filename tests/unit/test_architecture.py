@@ -73,10 +73,12 @@ SOURCES: dict[str, tuple[str, ...]] = {
 
 # Third-party libraries and the only units that import them; an empty tuple is everybody.
 LIBRARIES: dict[str, tuple[str, ...]] = {
+    "aiobotocore": ("storage_backends.s3",),
     "aiofiles": (),
-    "aiohttp": ("service.http",),
+    "aiohttp": ("service.http", "storage_backends.s3"),
     "apprise": ("service.notify_send",),
     "asyncpg": ("service.sources.postgresql",),
+    "botocore": ("storage_backends.s3",),
     "click": ("service.cli",),
     "cronsim": ("service.schedule",),
     "cryptography": ("service.sealing",),
@@ -243,6 +245,7 @@ VIOLATIONS: list[tuple[Rule, str, str]] = [
     (wrong_libraries, "service.keys", "import tpm2_pytss.ESAPI"),
     (wrong_libraries, "service.archive.parts", "from cryptography.hazmat.primitives import hashes"),
     (wrong_libraries, "storage_backends.local", "import click"),
+    (wrong_libraries, "storage_backends.local", "from aiobotocore.session import AioSession"),
     (wrong_libraries, "service.catalog", "import requests"),
     (too_long, "service.catalog", "x = 1\n" * MOST_LINES),
     (star_imports, "service.catalog", "from service.errors import *"),
