@@ -116,7 +116,7 @@ async def _sets_it_up(portal: Client, archives: Path) -> None:
     assert (await refused(portal.call("settings.update", retention={}))).code == "CONFIG"
     assert (await refused(portal.call("settings.update", schedule={"frequency": "hourly"}))).code == "CONFIG"
     target = {"url": f"file://{archives}"}
-    assert all(finding["ok"] for finding in await portal.call("target.test", target=target))
+    assert all(finding["ok"] is not False for finding in await portal.call("target.test", target=target))
     schedule = {"frequency": "daily", "at": "02:00", "timezone": "Asia/Taipei"}
     changed = await portal.call(
         "settings.update", target=target, schedule=schedule, retention={"keep_last": 2}, idempotency_key="set-up"
