@@ -25,6 +25,11 @@ async def hold(config: Config, name: str, *, reason: str, by: str, now: datetime
     async with open_target(config.target.url, config.target.options()) as target:
         await _entry(target, name, ledger)
         await target.put(name + HOLD_SUFFIX, _once(content), overwrite=True)
+        try:
+            await target.stat(name)
+        except ObjectNotFound:  # removed just before it was held: whoever asked must not believe it is safe
+            await target.delete(name + HOLD_SUFFIX)
+            raise
 
 
 async def release(config: Config, name: str, *, ledger: Ledger) -> None:
