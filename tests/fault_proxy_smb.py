@@ -24,11 +24,11 @@ class Fault:
     """What happens to the `number`th message (from 1, of all connections together) in that direction.
 
     `reset`: both ends get RST. `stall`: nothing passes any more in either direction, nor is it read. `half-close`: the
-    receiver gets FIN, the other direction stays. `forge`: `forged` goes in the message's place. Of the others, `part`
-    of the message passes before.
+    receiver gets FIN, the other direction stays. `deaf`: nothing is read from this message on. `forge`: `forged` goes
+    in the message's place. Of the first three, `part` of the message passes before.
     """
 
-    what: Literal["reset", "stall", "half-close", "forge"]
+    what: Literal["reset", "stall", "half-close", "deaf", "forge"]
     direction: Direction
     number: int
     part: float = 0.0
@@ -36,11 +36,14 @@ class Fault:
 
 
 class FaultProxy:
-    """`port` is where clients connect. Use it in the loop that the client's tasks run in."""
+    """`port` is where clients connect. Use it in the loop that the client's tasks run in.
 
-    def __init__(self, server_port: int, fault: Fault | None = None, *, receive_buffer: int | None = None) -> None:
+    `narrow` lets the kernel keep little of what was sent and is not yet read.
+    """
+
+    def __init__(self, server_port: int, fault: Fault | None = None, *, narrow: bool = False) -> None:
         self._server_port = server_port
-        self._receive_buffer = receive_buffer
+        self._narrow = narrow
         self._connections: set[asyncio.Task[None]] = set()
         self.plan(fault)
         self.seen = bytearray()
@@ -55,8 +58,8 @@ class FaultProxy:
 
     async def __aenter__(self) -> Self:
         listener = socket.socket()
-        if self._receive_buffer:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+        if self._narrow:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         listener.bind(("127.0.0.1", 0))
         self.port = int(listener.getsockname()[1])
         self._server = await asyncio.start_server(self._serve, sock=listener)
@@ -108,13 +111,19 @@ class FaultProxy:
                 writer.write_eof()
                 return
             header += await reader.readexactly(4 - len(header))
-            frame = header + await reader.readexactly(int.from_bytes(header, "big"))
             self.counts[direction] += 1
+            fault = self.fault
+            due = bool(
+                fault and not self.hit and (direction, self.counts[direction]) == (fault.direction, fault.number)
+            )
+            if fault and due and fault.what == "deaf":
+                self.hit = True
+                passing.clear()
+            await passing.wait()
+            frame = header + await reader.readexactly(int.from_bytes(header, "big"))
             if self.keep:
                 self.seen += frame
-            await passing.wait()
-            fault = self.fault
-            if fault and not self.hit and (direction, self.counts[direction]) == (fault.direction, fault.number):
+            if fault and due:
                 self.hit = True
                 if fault.what == "forge":
                     writer.write(len(fault.forged).to_bytes(4, "big") + fault.forged)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
+from typing import Any
 
 import pytest
 
@@ -167,7 +169,7 @@ async def test_a_server_that_falls_silent_ends_a_put_at_its_deadline(
     fault = Fault("stall", REQUEST, number)
     async with FaultProxy(samba.port, fault) as proxy, through(proxy, place, timeout=SHORT) as target:
         began = time.monotonic()
-        with pytest.raises(TargetUnavailable, match="did not answer within") as caught:
+        with pytest.raises(TargetUnavailable, match=r"did not answer within [12] s") as caught:
             await target.put("object", pieces())
         assert time.monotonic() - began >= SHORT
     finished = place.directory / "object"
@@ -182,10 +184,22 @@ async def test_a_server_that_falls_silent_ends_a_put_at_its_deadline(
     assert names(place) == ["object"]
 
 
-async def test_a_server_that_takes_nothing_more_ends_a_put_at_its_deadline(place: SmbPlace, samba: SambaServer) -> None:
-    """The thread then hangs in sending, with the lock in its hand that the library's own closing waits for."""
-    fault = Fault("stall", REQUEST, 9)
-    proxy = FaultProxy(samba.port, fault, receive_buffer=4096)
+async def test_a_server_that_takes_nothing_more_ends_a_put_at_its_deadline(
+    place: SmbPlace, samba: SambaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread then hangs in sending, with the lock in its hand that the library's own closing waits for.
+
+    So it does only where the kernel keeps less than a request: here it is told to, on other machines it is.
+    """
+    connect = socket.create_connection
+
+    def narrow(*args: Any, **options: Any) -> socket.socket:
+        connected = connect(*args, **options)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return connected
+
+    monkeypatch.setattr(socket, "create_connection", narrow)
+    proxy = FaultProxy(samba.port, Fault("deaf", REQUEST, 9), narrow=True)
     async with proxy, through(proxy, place, timeout=SHORT) as target:
         with pytest.raises(TargetUnavailable, match="did not answer within 1 s") as caught:
             await target.put("object", pieces())
