@@ -29,7 +29,7 @@ from storage_backends import (
 )
 from storage_backends.s3 import S3Backend, exclusive
 from tests import s3_servers
-from tests.s3_proxy import HttpFault, S3Proxy
+from tests.s3_proxy import Asked, HttpFault, S3Proxy
 
 MIB = 1 << 20
 
@@ -101,28 +101,30 @@ async def test_amazon_itself_is_not_asked() -> None:
         assert await target.conditional_writes()
 
 
-async def test_racing_writers_of_parts_and_of_small_objects_replace_nothing() -> None:
+async def test_a_small_object_does_not_slip_in_while_one_of_parts_is_published() -> None:
     """Ceph refuses to replace by small objects only: the writer of parts must hold those off until it is done."""
-    slow = HttpFault("slow", lambda asked: asked.operation == "CompleteMultipartUpload", times=10)
+    publishing = asyncio.Event()
+
+    def noticed(asked: Asked) -> bool:
+        if matches := asked.operation == "CompleteMultipartUpload" and asked.path.endswith("/object"):
+            publishing.set()
+        return matches
+
+    async def small() -> AsyncIterator[bytes]:
+        await publishing.wait()
+        yield b"small"
+
     async with (
-        S3Proxy(s3_servers.ceph().endpoint, [slow]) as proxy,
+        S3Proxy(s3_servers.ceph().endpoint, [HttpFault("slow", noticed)]) as proxy,
         opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint)) as target,
     ):
-        for number in range(4):
-            barrier = asyncio.Barrier(2)
-
-            async def data(content: bytes, barrier: asyncio.Barrier = barrier) -> AsyncIterator[bytes]:
-                yield content
-                await barrier.wait()
-
-            contents = [os.urandom(6 * MIB), b"small"]
-            results = await asyncio.gather(
-                *(target.put(f"object{number}", data(content)) for content in contents), return_exceptions=True
-            )
-            won = [content for content, result in zip(contents, results, strict=True) if isinstance(result, ObjectInfo)]
-            assert len(won) == 1, results
-            assert sum(isinstance(result, ObjectExists) for result in results) == 1
-            assert await read(target, f"object{number}") == won[0]
+        content = os.urandom(6 * MIB)
+        of_parts, refused = await asyncio.gather(
+            target.put("object", pieces(content)), target.put("object", small()), return_exceptions=True
+        )
+        assert isinstance(of_parts, ObjectInfo)
+        assert isinstance(refused, ObjectExists)
+        assert await read(target, "object") == content
         assert uploads(target) == []
 
 
