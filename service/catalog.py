@@ -162,4 +162,5 @@ async def verify(config: Config, archive: str, *, progress: Progress, ledger: Le
             await ledger.found(target.url, name, info.etag, "damaged")
             raise
         await ledger.found(target.url, name, reader.info.etag, "verified")
+        await ledger.settled(target.url, name)
         return reader

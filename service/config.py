@@ -351,6 +351,20 @@ class Config(ConfigFile):
         """Return the configured target with this URL; None when there is none."""
         return next((each for each in self.targets if each.url.rstrip("/") == url.rstrip("/")), None)
 
+    def at(self, url: str | None) -> Self:
+        """Return the configuration with one of its targets alone; the first when `url` is None. Raises ConfigError."""
+        target = self.target if url is None else self.target_at(url)
+        if target is None:
+            raise ConfigError(
+                f"{url} is none of the targets",
+                hint=f"The targets are {', '.join(each.url for each in self.targets)}.",
+            )
+        return self.model_copy(update={"target": target, "copies": []})
+
+    def each(self) -> list[Self]:
+        """Return the configuration for each of its targets alone."""
+        return [self.at(target.url) for target in self.targets]
+
 
 def complete(file: ConfigFile, stored: SystemBackup) -> Config:
     """Return the configuration for jobs. Raises ConfigError when neither gives a target."""

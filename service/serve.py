@@ -14,8 +14,8 @@ from typing import NoReturn
 
 from service.app import App, opened
 from service.backup import utc_now
-from service.catalog import list_archives
-from service.config import ConfigFile, Person
+from service.catalog import CatalogEntry, list_archives
+from service.config import Config, ConfigFile, Person
 from service.config_monitoring import address
 from service.errors import ConfigError, ServiceError
 from service.http import status_server
@@ -68,6 +68,8 @@ class _Service:
     notifier: Notifier = field(init=False)
     settled: bool = False
     backed_up: bool = False
+    patience: int = SETTLE_AGAIN
+    waited: int = 0
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     looked_for: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the target is to be looked at now."""
@@ -191,7 +193,7 @@ class _Service:
 
     async def _look_at_target(self) -> None:
         """Keep the metrics of the target true, settle again what could not be settled, and forget old jobs."""
-        looks, patience, waited = 0, SETTLE_AGAIN, 0
+        looks = 0
         while True:
             try:
                 if self.looked_for.is_set() or looks % MEASURE_EVERY == 0:
@@ -199,16 +201,19 @@ class _Service:
                     await self._measure_target()
                     await self._prove_one_more()
                     await self._forget_old_jobs()
-                if not self.settled and self._idle() and waited >= patience:
-                    patience, waited = min(patience * 2, SETTLE_SELDOM), 0
-                    await self._submit_settle()
+                if self._idle() and self.waited >= self.patience:
+                    self.patience, self.waited = min(self.patience * 2, SETTLE_SELDOM), 0
+                    if not self.settled:
+                        await self._submit_settle()
+                    await self._make_good()
             except (ServiceError, StorageError) as error:
                 log.error("the target cannot be looked after: %s", error)
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self.looked_for.wait()
             except TimeoutError:
-                looks, waited = looks + 1, waited + 1
+                looks += 1
+                self.waited += 1
 
     def _idle(self) -> bool:
         return self.app.jobs.active is None and not self.app.jobs.waiting
@@ -225,10 +230,13 @@ class _Service:
             config = self.app.config()
         except ConfigError:
             return
-        url = config.target.url
+        for one in config.each():
+            await self._measure(one)
+
+    async def _measure(self, config: Config) -> None:
+        metrics, url = self.metrics, config.target.url
         try:
-            async with open_target(url, config.target.options()) as target:
-                archives = await list_archives(target, self.app.archives)
+            archives = await self._archives(config)
         except (ServiceError, StorageError) as error:
             metrics.target_up(url, False)
             log.warning("the target cannot be listed: %s", error)
@@ -241,6 +249,10 @@ class _Service:
             (entry.created for entry in archives if entry.evidence == "verified" and entry.created), default=None
         )
         metrics.archives(url, counted, newest, sum(entry.size for entry in archives))
+
+    async def _archives(self, config: Config) -> list[CatalogEntry]:
+        async with open_target(config.target.url, config.target.options()) as target:
+            return await list_archives(target, self.app.archives)
 
     async def _seed_metrics(self) -> None:
         successes = await self.app.history.jobs(limit=1, kinds=["backup"], states=["succeeded"])
@@ -256,7 +268,9 @@ class _Service:
             self.settled = job.state == "succeeded"
         else:
             self._notify(job, await self._previous(job))
-        self.backed_up |= job.kind == "backup" and job.state == "succeeded"
+        if job.kind == "copy" and job.state == "succeeded":
+            self.patience = self.waited = SETTLE_AGAIN  # that target works again: the next one at once
+        self.backed_up |= job.kind == "backup" and job.state in ("succeeded", "partial")
         self.looked_for.set()
 
     def _notify(self, job: Job, previous: Job | None) -> None:
@@ -276,14 +290,24 @@ class _Service:
         if not self.backed_up:
             return
         self.backed_up = False
-        config = self.app.config()
-        async with open_target(config.target.url, config.target.options()) as target:
-            archives = await list_archives(target, self.app.archives)
-        tried = {job.params.get("archive") for job in await self.app.history.jobs(limit=500, kinds=["verify"])}
-        for entry in reversed(archives):
-            if entry.evidence in ("unknown", "written") and entry.problem is None and entry.name not in tried:
-                await self.app.jobs.submit("verify", {"archive": entry.name}, origin="service")
-                return
+        tried = {
+            (job.params.get("target"), job.params.get("archive"))
+            for job in await self.app.history.jobs(limit=500, kinds=["verify"])
+        }
+        for one in self.app.config().each():
+            url = one.target.url
+            for entry in reversed(await self._archives(one)):
+                wanted = entry.evidence in ("unknown", "written") and entry.problem is None
+                if wanted and (url, entry.name) not in tried:
+                    await self.app.jobs.submit("verify", {"archive": entry.name, "target": url}, origin="service")
+                    return
+
+    async def _make_good(self) -> None:
+        """Copy what a target has missed, one archive at a time."""
+        owed = await self.app.pending.all()
+        if owed:
+            name, target = owed[0]
+            await self.app.jobs.submit("copy", {"archive": name, "target": target}, origin="service")
 
 
 @contextlib.contextmanager
