@@ -81,7 +81,8 @@ class SmbConnection:
             # A GUID of its own: Samba serves all connections of one client GUID in one process.
             self._main = _StrictConnection(uuid.uuid4(), place.host, place.port, require_signing=True)
             self._cache[f"{place.host.lower()}:{place.port}"] = self._main  # where smbclient looks it up
-            self._main.connect(timeout=place.timeout + 1)  # later than the deadline of who calls this
+            # Later than the deadline of who calls this; the library cuts it to whole seconds.
+            self._main.connect(timeout=place.timeout + 2)
             self._check_protocol(self._main)
             session = Session(
                 self._main,
