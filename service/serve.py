@@ -266,7 +266,7 @@ class _Service:
         self.metrics.job_ended(job)
         if job.kind == "settle":
             self.settled = job.state == "succeeded"
-        else:
+        elif job.kind != "copy" or job.origin != "service":  # that a target missed an archive was told already
             self._notify(job, await self._previous(job))
         if job.kind == "copy" and job.state == "succeeded":
             self.patience = self.waited = SETTLE_AGAIN  # that target works again: the next one at once
