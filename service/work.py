@@ -11,7 +11,7 @@ from service.backup import BackupResult, backup
 from service.catalog import verify
 from service.config import Config
 from service.copying import copy
-from service.errors import ServiceError
+from service.errors import ServiceError, StateError
 from service.holding import delete
 from service.job import Job
 from service.jobs import Partial, Result
@@ -68,8 +68,11 @@ class Work:
             if progress.past_cancelling and not was_removed(error):
                 raise Partial({"unproven": True}, error) from error
             raise
-        await self._pending.add(made.name, [each.url for each in made.targets if each.evidence is None])
         pruned, problems = await self._pruned(config, progress)
+        try:
+            await self._pending.add(made.name, [each.url for each in made.targets if each.evidence is None])
+        except StateError as error:
+            problems.append(error)
         result = _backed_up(made, pruned)
         if missing := [outcome for outcome in made.targets if outcome.error is not None]:
             raise Partial(result, _not_everywhere(missing))
