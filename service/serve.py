@@ -220,7 +220,8 @@ class _Service:
 
     async def _forget_old_jobs(self) -> None:
         if not self.app.scheduler.clock_suspect:
-            await self.app.history.forget(self.app.clock() - timedelta(days=self.app.file.service.keep_history))
+            with _logged("forgetting old jobs"):
+                await self.app.history.forget(self.app.clock() - timedelta(days=self.app.file.service.keep_history))
 
     async def _measure_target(self) -> None:
         scheduler, metrics = self.app.scheduler, self.metrics
