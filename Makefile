@@ -4,6 +4,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 PYTHON ?=
 PYTEST ?=
+TARGET ?= file
 SIZE ?=
 ROUNDS ?=
 ONLY ?=
@@ -27,8 +28,8 @@ setup: .venv/.made ## install Debian packages and make .venv (PYTHON=... chooses
 	@scripts/make-environment $(PYTHON)
 	@touch $@
 
-demo: setup ## back up a real server, destroy it, restore it, compare
-	@$(BIN)/python -m demo
+demo: setup ## back up a real server, destroy it, restore it, compare (TARGET=file, smb or s3)
+	@$(BIN)/python -m demo --target $(TARGET)
 
 test: setup ## all tests, on real parts (PYTEST="-k name -x" chooses)
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal $(PYTEST)

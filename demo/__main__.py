@@ -1,6 +1,6 @@
 """The whole story in plain words: a real server is backed up, destroyed, restored and compared by content.
 
-    python -m demo [--scale 0.02] [--keep] [--target URL]
+    python -m demo [--scale 0.02] [--keep] [--target file|smb|s3|URL]
 
 The last line is `Restore successfully` (exit 0), or it says what differs or failed (exit 1).
 """
@@ -20,11 +20,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from demo import config_files, sample
 from demo.compare import diff, fingerprint, sqlite_dump
 from demo.postgresql_server import PostgresqlMissing, PostgresqlServer
 from demo.software_tpm import SoftwareTpm, SoftwareTpmMissing
+from demo.targets import running_target
 
 PROGRAM = [sys.executable, "-m", "service"]
 SUCCESS = "Restore successfully"
@@ -51,11 +53,12 @@ class World:
         state |= {f"Grafana {name}": value for name, value in sqlite_dump(self.files.grafana).items()}
         return state
 
-    def write_configuration(self, name: str, tpm: SoftwareTpm, target: str) -> Path:
+    def write_configuration(self, name: str, tpm: SoftwareTpm, target: dict[str, Any]) -> Path:
         """Write a configuration file of the service as it would be on the machine that has this TPM."""
         content = {
             "server": {"product": "DeviceOn", "version": "5.3.12"},
-            "target": {"url": target},
+            "target": target,
+            "retention": {"keep_last": 7},
             "state_dir": str(self.directory / f"{name}-state"),
             "sealing": {"mode": "tpm", "tcti": tpm.tcti},
             "sources": [
@@ -115,7 +118,7 @@ class Story:
         print(f"\nAll of this took {time.monotonic() - self._began:.0f} s.", flush=True)
 
 
-async def tell(story: Story, directory: Path, *, scale: float, target: str) -> None:
+async def tell(story: Story, directory: Path, *, scale: float, target: dict[str, Any]) -> None:
     """Tell the whole story; raises Unexpected when it goes another way."""
     with ExitStack() as running:
         with story.step("Start a PostgreSQL server and a TPM, as they are on the server's machine"):
@@ -166,8 +169,9 @@ def _back_up(story: Story, configuration: Path) -> str:
         story.run("doctor", configuration=configuration)
     with story.step("Back up"):
         story.run("backup", configuration=configuration)
-    with story.step("List the archives, and check every byte of the new one"):
+    with story.step("List the archives, ask what retention keeps, and check every byte of the new one"):
         story.run("list", configuration=configuration)
+        story.run("prune", configuration=configuration)
         listed = subprocess.run(
             [*PROGRAM, "-c", str(configuration), "list", "--json"],
             capture_output=True,
@@ -211,15 +215,18 @@ def main() -> int:
     )
     parser.add_argument("--scale", type=float, default=0.02, help="1.0 is about 2 GB of rows (default: %(default)s)")
     parser.add_argument("--keep", action="store_true", help="keep the directory with the archive, logs and files")
-    parser.add_argument("--target", help="URL to keep the archive at (default: a directory of the demo's own)")
+    parser.add_argument(
+        "--target",
+        default="file",
+        help="where the archive is kept: file, smb or s3 (a real server of the demo's own), or a URL (default: file)",
+    )
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="deviceon-backup-demo-"))
     directory.chmod(0o755)
     story = Story()
     try:
-        (directory / "archives").mkdir()
-        target = options.target or (directory / "archives").as_uri()
-        asyncio.run(tell(story, directory, scale=options.scale, target=target))
+        with running_target(options.target, directory) as target:
+            asyncio.run(tell(story, directory, scale=options.scale, target=target))
     except (Unexpected, PostgresqlMissing, SoftwareTpmMissing) as problem:
         print(f"\nThe demo failed: {problem}", flush=True)
         return 1

@@ -21,6 +21,7 @@ from service.blocking import run_in_thread
 from service.config import Config, ConfigFile, complete
 from service.events import Event, EventHub
 from service.jobs import Jobs
+from service.pending_copies import PendingCopies
 from service.scheduler import Scheduler
 from service.settings import StoredSettings
 from service.state import Archives, Database, History, Values, set_aside
@@ -44,6 +45,7 @@ class App:
     values: Values
     archives: Archives
     stored: StoredSettings
+    pending: PendingCopies
     announcer: Announcer
     jobs: Jobs = field(init=False)
     scheduler: Scheduler = field(init=False)
@@ -77,8 +79,8 @@ async def _assembled(file: ConfigFile, database: Database, clock: Callable[[], d
     boot_id = secrets.token_hex(8)
     hub = EventHub(boot_id, [_event(content) for content in await history.events()], clock=clock)
     announcer = Announcer(hub, history)
-    app = App(file, clock, boot_id, clock(), hub, history, values, archives, stored, announcer)
-    work = Work(app.config, archives, clock, lambda: app.scheduler.clock_suspect)
+    app = App(file, clock, boot_id, clock(), hub, history, values, archives, stored, PendingCopies(values), announcer)
+    work = Work(app.config, archives, app.pending, clock, lambda: app.scheduler.clock_suspect)
     app.jobs = Jobs(history, announcer, work, lambda: app.file.service, clock)
     app.scheduler = Scheduler(
         app.jobs,

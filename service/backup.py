@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,20 +14,16 @@ from typing import Any
 from service import sources
 from service.archive.names import archive_name
 from service.archive.parts import SUITE_NONE, Header, KeySlots
-from service.catalog import CatalogEntry, list_archives
 from service.config import Config
-from service.errors import ArchiveError, DamagedSlot, NotAuthentic, ServiceError
 from service.exclusive import exclusive
 from service.keys import identities, sealer
 from service.ledger import Ledger, NoLedger
 from service.pipeline.pack import Packed, pack
-from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
 from service.sealing.suite import SUITE, ArchiveKeys
 from service.server_version import server_version
 from service.state_directory import next_sequence
-from storage_backends import open_target
-from storage_backends.base import ObjectNotFound, StorageBackend, StorageError
+from service.targets import Outcome, Targets, opened_targets
 
 Clock = Callable[[], datetime]
 
@@ -55,6 +51,8 @@ class BackupResult:
     stages: dict[str, float]
     warnings: list[str]
     excluded: list[dict[str, Any]]
+    targets: list[Outcome]
+    """What became of it in each target; at least one has it proven."""
 
 
 async def backup(
@@ -63,58 +61,54 @@ async def backup(
     """Back up every configured source into one archive of the configured target.
 
     When this returns, the archive is durable under its name and every byte of it was read back and authenticated.
-    When it raises (ServiceError, StorageError, cancellation), no archive was added; only when the reading back could
-    not be done at all (target or TPM gone, cancelled) the whole archive stays, the error says that it is unproven, and
-    the ledger has it as `written`.
+    With several targets, this holds for at least one; `targets` of the result has the outcome of each. When it raises
+    (ServiceError, StorageError, cancellation), no archive was added; only when the reading back could not be done at
+    all (target or TPM gone, cancelled) the whole archive stays, the error says that it is unproven, and the ledger has
+    it as `written`.
     """
     started = clock()
-    ledger = ledger or NoLedger()
     running_version = await server_version(config.server)
-    async with exclusive(config.state_dir, "a backup", config.sources):
-        async with open_target(config.target.url, config.target.options()) as target, AsyncExitStack() as views:
-            archives = await list_archives(target, ledger)
-            header, slots, keys = await _seal(config, target, archives, running_version, progress, clock)
-            progress.begin("snapshot", f"Taking a consistent view of {len(config.sources)} sources")
-            snapshots = []
-            for settings in config.sources:
-                source = sources.source(settings, config)
-                snapshots.append((source.name, source.type, await views.enter_async_context(source.snapshot())))
-            progress.begin("dump", f"Writing {header.name} to {target.url}", expected_raw=_size_last_time(archives))
-            await ledger.writing(target.url, header.name)
-            packed = await pack(
-                target,
-                header,
-                slots,
-                keys,
-                snapshots,
-                compression=config.compression,
-                progress=progress,
-                clock=clock,
-                tool_version=version("deviceon-backup"),
-            )
-            progress.past_cancelling = True
-            await ledger.found(target.url, header.name, packed.info.etag, "written")
-            await views.aclose()  # let the databases go before the archive is read back
-            await _read_back(config, target, header.name, packed, ledger, progress)
+    async with (
+        exclusive(config.state_dir, "a backup", config.sources),
+        opened_targets(config, ledger or NoLedger()) as targets,
+        AsyncExitStack() as views,
+    ):
+        header, slots, keys = await _seal(config, targets, running_version, progress, clock)
+        progress.begin("snapshot", f"Taking a consistent view of {len(config.sources)} sources")
+        snapshots = []
+        for settings in config.sources:
+            source = sources.source(settings, config)
+            snapshots.append((source.name, source.type, await views.enter_async_context(source.snapshot())))
+        progress.begin("dump", f"Writing {header.name} to {targets.url}", expected_raw=_size_last_time(targets))
+        await targets.writing(header.name)
+        packed = await pack(
+            targets,
+            header,
+            slots,
+            keys,
+            snapshots,
+            compression=config.compression,
+            progress=progress,
+            clock=clock,
+            tool_version=version("deviceon-backup"),
+        )
+        progress.past_cancelling = True
+        await views.aclose()  # let the databases go before the archive is read back
+        await targets.read_back(header.name, lambda: identities(config), progress)
     seconds = (clock() - started).total_seconds()
-    return _result(target.url, header.name, packed, seconds, progress.end())
+    return _result(config.target.url, header.name, packed, targets.outcomes, seconds, progress.end())
 
 
-def _size_last_time(archives: Sequence[CatalogEntry]) -> int:
+def _size_last_time(targets: Targets) -> int:
     """Return the raw bytes of the newest archive, for telling how long this one will take; 0 when there is none."""
-    return next((entry.raw_bytes for entry in reversed(archives) if entry.raw_bytes), 0)
+    return next((entry.raw_bytes for entry in reversed(targets.archives) if entry.raw_bytes), 0)
 
 
 async def _seal(
-    config: Config,
-    target: StorageBackend,
-    archives: Sequence[CatalogEntry],
-    running_version: str,
-    progress: Progress,
-    clock: Clock,
+    config: Config, targets: Targets, running_version: str, progress: Progress, clock: Clock
 ) -> tuple[Header, KeySlots | None, ArchiveKeys | None]:
     """Choose the archive's name and keys. The key slots are proven to open before the first byte is written."""
-    created = await _free_minute(target, progress, clock)
+    created = await _free_minute(targets, progress, clock)
     archive_id = os.urandom(16)
     seal_for = await sealer(config)
     slots = commit = data_key = None
@@ -128,7 +122,7 @@ async def _seal(
         archive_id=archive_id.hex(),
         name=archive_name(created),
         created=created,
-        seq=next_sequence(config.state_dir, max((entry.seq or 0 for entry in archives), default=0)),
+        seq=next_sequence(config.state_dir, max((entry.seq or 0 for entry in targets.archives), default=0)),
         product=config.server.product,
         server_version=running_version,
         max_raw=config.compression.chunk_bytes,
@@ -141,13 +135,11 @@ async def _seal(
     return header, slots, keys
 
 
-async def _free_minute(target: StorageBackend, progress: Progress, clock: Clock) -> datetime:
+async def _free_minute(targets: Targets, progress: Progress, clock: Clock) -> datetime:
     """Return the time now when its minute has no archive yet; wait for the next minute otherwise."""
     while True:
         now = clock()
-        try:
-            await target.stat(archive_name(now))
-        except ObjectNotFound:
+        if not await targets.has(archive_name(now)):
             return now
         progress.say(f"{archive_name(now)} exists already; waiting for the next minute")
         next_minute = now.replace(second=0, microsecond=0) + timedelta(minutes=1)
@@ -155,34 +147,9 @@ async def _free_minute(target: StorageBackend, progress: Progress, clock: Clock)
             await asyncio.sleep(min(left, 1.0))
 
 
-async def _read_back(
-    config: Config, target: StorageBackend, name: str, packed: Packed, ledger: Ledger, progress: Progress
-) -> None:
-    """Open the archive as a restore would, with the key from the TPM, and authenticate every byte of it.
-
-    One that does not pass is removed: an archive that is listed must restore.
-    """
-    progress.begin("read back", f"Reading {name} back", expected_raw=packed.footer.raw_bytes)
-    try:
-        reader = await ArchiveReader.open(target, name, identities(config))
-        await reader.verify(progress)
-    except (ServiceError, StorageError) as error:
-        if was_removed(error):
-            await target.delete(name)
-            await ledger.settled(target.url, name)
-            raise
-        error.add_note(f"{name} was written whole but could not be read back; run `deviceon-backup verify {name}`.")
-        raise
-    await ledger.found(target.url, name, reader.info.etag, "verified")
-    await ledger.settled(target.url, name)
-
-
-def was_removed(error: Exception) -> bool:
-    """Tell whether an archive that was read back with this outcome was removed: it was read, and it is not good."""
-    return isinstance(error, ArchiveError | NotAuthentic | DamagedSlot)
-
-
-def _result(url: str, name: str, packed: Packed, seconds: float, stages: dict[str, float]) -> BackupResult:
+def _result(
+    url: str, name: str, packed: Packed, outcomes: list[Outcome], seconds: float, stages: dict[str, float]
+) -> BackupResult:
     streams = packed.manifest.streams
     return BackupResult(
         name=name,
@@ -196,4 +163,5 @@ def _result(url: str, name: str, packed: Packed, seconds: float, stages: dict[st
         stages=stages,
         warnings=list(packed.manifest.warnings),
         excluded=[dict(item) for item in packed.manifest.excluded],
+        targets=outcomes,
     )

@@ -124,8 +124,8 @@ async def locate(config: Config, archive: str) -> AsyncIterator[tuple[StorageBac
     """Open the target that holds `archive`, and return it with the archive's name there."""
     url, name = place_of(config, archive)
     remember_password_in(url)
-    ours = url.rstrip("/") == config.target.url.rstrip("/")
-    async with open_target(url, config.target.options() if ours else {}) as target:
+    ours = config.target_at(url)
+    async with open_target(url, ours.options() if ours else {}) as target:
         try:
             await target.stat(name)
         except ObjectNotFound as error:
@@ -162,4 +162,5 @@ async def verify(config: Config, archive: str, *, progress: Progress, ledger: Le
             await ledger.found(target.url, name, info.etag, "damaged")
             raise
         await ledger.found(target.url, name, reader.info.etag, "verified")
+        await ledger.settled(target.url, name)
         return reader

@@ -51,7 +51,8 @@ class ServerSettings(Settings):
     version_file: AbsolutePath | None = None
     """A text file whose first line is the installed version."""
     version_command: Annotated[list[Word], Field(min_length=1)] | None = None
-    """A program and its arguments, run without a shell (at most 10 seconds); its first output line is the version."""
+    """A program and its arguments, run without a shell (at most 10 seconds) and without this service's environment but
+    for PATH and a few more; its first output line is the version."""
 
     @model_validator(mode="after")
     def _one_way_to_tell(self) -> Self:
@@ -294,6 +295,9 @@ SYSTEM_BACKUP = frozenset(SystemBackup.model_fields)
 class ConfigFile(SystemBackup):
     """What the configuration file may say."""
 
+    copies: list[TargetSettings] = []
+    """Further targets, which get every archive at the same time; one that fails is made good later."""
+
     server: ServerSettings
     """The server and its version."""
     state_dir: AbsolutePath = Path("/var/lib/deviceon-backup")
@@ -338,6 +342,29 @@ class Config(ConfigFile):
 
     target: TargetSettings
 
+    @property
+    def targets(self) -> list[TargetSettings]:
+        """Return the target and those that get a copy of each archive."""
+        return [self.target, *self.copies]
+
+    def target_at(self, url: str) -> TargetSettings | None:
+        """Return the configured target with this URL; None when there is none."""
+        return next((each for each in self.targets if each.url.rstrip("/") == url.rstrip("/")), None)
+
+    def at(self, url: str | None) -> Self:
+        """Return the configuration with one of its targets alone; the first when `url` is None. Raises ConfigError."""
+        target = self.target if url is None else self.target_at(url)
+        if target is None:
+            raise ConfigError(
+                f"{url} is none of the targets",
+                hint=f"The targets are {', '.join(each.url for each in self.targets)}.",
+            )
+        return self.model_copy(update={"target": target, "copies": []})
+
+    def each(self) -> list[Self]:
+        """Return the configuration for each of its targets alone."""
+        return [self.at(target.url) for target in self.targets]
+
 
 def complete(file: ConfigFile, stored: SystemBackup) -> Config:
     """Return the configuration for jobs. Raises ConfigError when neither gives a target."""
@@ -346,6 +373,11 @@ def complete(file: ConfigFile, stored: SystemBackup) -> Config:
         raise ConfigError(
             "no target is set, so there is no place for archives",
             hint="Give `target` in the configuration file, or set it with `deviceon-backup settings set`.",
+        )
+    urls = Counter(target.url.rstrip("/") for target in (system_backup.target, *file.copies))
+    if twice := [url for url, count in urls.items() if count > 1]:
+        raise ConfigError(
+            f"{twice[0]} is a target more than once", hint="Take it out of `copies`, or give another target."
         )
     values = {name: getattr(file, name) for name in ConfigFile.model_fields if name not in SYSTEM_BACKUP}
     return Config(**values, **{name: getattr(system_backup, name) for name in SYSTEM_BACKUP})

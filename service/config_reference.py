@@ -9,7 +9,7 @@ from service.config import json_schema
 
 _SECTIONS = {
     "ServerSettings": "server",
-    "TargetSettings": "target",
+    "TargetSettings": "target and copies[]",
     "ScheduleSettings": "schedule",
     "RetentionSettings": "retention",
     "SealingSettings": "sealing",
@@ -66,7 +66,8 @@ def _kind(field: Mapping[str, Any]) -> str:  # noqa: PLR0911  (a table)
         return f"`{field['const']}`"
     match field.get("type"):
         case "array":
-            return "list of sections" if "discriminator" in field["items"] else f"list of {_kind(field['items'])}"
+            sections = {"discriminator", "$ref"} & field["items"].keys()
+            return "list of sections" if sections else f"list of {_kind(field['items'])}"
         case "object":
             return "mapping"
         case "boolean":

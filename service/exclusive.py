@@ -23,9 +23,14 @@ async def exclusive(state_dir: Path, what: str, settings: Iterable[SourceSetting
 
 
 @contextlib.asynccontextmanager
-async def servers_locked(settings: Iterable[SourceSettings], what: str) -> AsyncIterator[None]:
-    """Hold the lock of every PostgreSQL server among `settings`. Raises JobRefused, SourceUnavailable."""
+async def servers_locked(
+    settings: Iterable[SourceSettings], what: str, *, recovering: bool = False
+) -> AsyncIterator[None]:
+    """Hold the lock of every PostgreSQL server among `settings`. Raises JobRefused, SourceUnavailable.
+
+    `recovering`: a restore of these servers was interrupted or waits, and is being settled.
+    """
     async with contextlib.AsyncExitStack() as locks:
-        for lock in sources.locks(settings, what):
+        for lock in sources.locks(settings, what, recovering=recovering):
             await locks.enter_async_context(lock)
         yield

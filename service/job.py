@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, Self
 
-JobKind = Literal["backup", "restore", "rollback", "commit", "verify", "prune", "delete", "settle"]
+JobKind = Literal["backup", "restore", "rollback", "commit", "verify", "copy", "prune", "delete", "settle"]
 """`settle` is what the service does when it starts: it undoes or ends what a crash left."""
 
 JobState = Literal["queued", "running", "verifying", "succeeded", "partial", "failed", "cancelled", "interrupted"]

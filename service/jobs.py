@@ -32,6 +32,8 @@ Work = Callable[[Job, Progress], Awaitable[Result]]
 
 LONGEST_QUEUE = 16
 LOOK_SECONDS = 0.5
+UNDO_SECONDS = 120.0
+"""At least this long may nothing move while a job undoes what it began."""
 HOOK_SECONDS = 60.0
 """What others do when a job begins or ends may take this long; a target that hangs does not hold up the queue."""
 VERIFYING_STAGE = "read back"
@@ -239,11 +241,12 @@ class Jobs:
         # Once is enough: what runs now may already be the way back, which must not be cut short.
         if not running.ended_by:
             running.ended_by = by
-            running.watchdog = self._watchdog()  # the way back gets its own time
+            running.watchdog = self._watchdog(least=UNDO_SECONDS)  # the way back gets its own time
             running.task.cancel()
 
-    def _watchdog(self) -> Watchdog:
-        return Watchdog(self.settings().no_progress_timeout, self.settings().quiet_timeout)
+    def _watchdog(self, *, least: float = 0.0) -> Watchdog:
+        settings = self.settings()
+        return Watchdog(max(settings.no_progress_timeout, least), max(settings.quiet_timeout, least))
 
     async def _outcome(self, running: _Running) -> Job:
         job, task = running.job, running.task

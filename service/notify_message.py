@@ -32,6 +32,7 @@ _KINDS: dict[JobKind, str] = {
     "rollback": "return to the state before a restore",
     "commit": "confirmation of a restore",
     "verify": "verification of an archive",
+    "copy": "copy of an archive to another target",
     "prune": "removal of old archives",
     "delete": "removal of an archive",
     "settle": "tidying up after a crash",

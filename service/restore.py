@@ -272,9 +272,8 @@ async def _recover(config: Config, progress: Progress) -> list[str]:
 
 
 def _servers_locked(journal: Journal, what: str) -> AbstractAsyncContextManager[None]:
-    return servers_locked(
-        [sources.settings_from_json(participant["settings"]) for participant in journal.participants], what
-    )
+    servers = [sources.settings_from_json(participant["settings"]) for participant in journal.participants]
+    return servers_locked(servers, what, recovering=True)
 
 
 async def recover(config: Config, *, progress: Progress) -> list[str]:

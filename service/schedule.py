@@ -215,7 +215,8 @@ def _locals_until(schedule: ScheduleSettings, start: datetime) -> Iterator[datet
 
 
 def _times(schedule: ScheduleSettings, days: Iterator[date]) -> Iterator[datetime]:
-    at = time.fromisoformat(schedule.at or "")
+    assert schedule.at is not None
+    at = time.fromisoformat(schedule.at)
     return (datetime.combine(day, at) for day in days if _asked_for(schedule, day))
 
 

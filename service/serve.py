@@ -10,11 +10,12 @@ import pwd
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NoReturn
 
 from service.app import App, opened
 from service.backup import utc_now
-from service.catalog import list_archives
-from service.config import ConfigFile, Person
+from service.catalog import CatalogEntry, list_archives
+from service.config import Config, ConfigFile, Person
 from service.config_monitoring import address
 from service.errors import ConfigError, ServiceError
 from service.http import status_server
@@ -31,8 +32,10 @@ from storage_backends.base import StorageError
 
 log = logging.getLogger(__name__)
 
-SETTLE_AGAIN = 60.0
-LOOK_AT_TARGET = 600.0
+LOOK_SECONDS = 60.0
+MEASURE_EVERY = 10
+SETTLE_AGAIN, SETTLE_SELDOM = 1, 60
+"""How many looks pass before settling is tried again: at first, and after many failures."""
 
 
 async def serve(
@@ -40,16 +43,18 @@ async def serve(
     *,
     stop: asyncio.Event,
     reload: asyncio.Event,
+    abandon: Callable[[str], NoReturn],
     clock: Callable[[], datetime] = utc_now,
 ) -> None:
     """Run the service until `stop` is set; `reload` has the configuration file read again.
 
-    Raises ConfigError and JobRefused when it cannot begin, Stuck when a job hangs and only a new process can help.
+    `abandon` ends the process at once: it is called when a job hangs, since leaving in good order would wait for it.
+    Raises ConfigError and JobRefused when the service cannot begin.
     """
     file = read()
     with only_service(file.state_dir):
         async with opened(file, clock=clock) as app:
-            await _Service(app, read, stop, reload).run()
+            await _Service(app, read, stop, reload, abandon).run()
 
 
 @dataclass(slots=True)
@@ -58,10 +63,16 @@ class _Service:
     read: Callable[[], ConfigFile]
     stop: asyncio.Event
     reload: asyncio.Event
+    abandon: Callable[[str], NoReturn]
     metrics: Metrics = field(default_factory=Metrics)
     notifier: Notifier = field(init=False)
     settled: bool = False
+    backed_up: bool = False
+    patience: int = SETTLE_AGAIN
+    waited: int = 0
     begun: asyncio.Event = field(default_factory=asyncio.Event)
+    looked_for: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the target is to be looked at now."""
 
     async def run(self) -> None:
         app, file = self.app, self.app.file
@@ -70,27 +81,19 @@ class _Service:
         app.jobs.on_start, app.jobs.on_end = self._job_started, self._job_ended
         app.scheduler.on_missed = self._missed
         await self._seed_metrics()
-        try:
-            async with contextlib.AsyncExitStack() as outer:
-                await outer.enter_async_context(self.notifier)
-                await outer.enter_async_context(self._listening())
-                async with asyncio.TaskGroup() as tasks:
-                    working = tasks.create_task(self._work(interrupted))
-                    others = [
-                        tasks.create_task(self._keep_schedule()),
-                        tasks.create_task(self._keep_config()),
-                        tasks.create_task(self._look_at_target()),
-                    ]
-                    log.info("ready for commands on %s", file.service.socket)
-                    await self.stop.wait()
-                    app.not_ready = "stopping"
-                    for task in others:
-                        task.cancel()
-                    await self._stop_working(working)
-        except BaseExceptionGroup as group:
-            if (stuck := _stuck(group)) is not None:
-                raise stuck from None
-            raise
+        async with self.notifier, self._listening(), asyncio.TaskGroup() as tasks:
+            working = tasks.create_task(self._work(interrupted))
+            others = [
+                tasks.create_task(self._keep_schedule()),
+                tasks.create_task(self._keep_config()),
+                tasks.create_task(self._look_at_target()),
+            ]
+            log.info("ready for commands on %s", file.service.socket)
+            await self.stop.wait()
+            app.not_ready = "stopping"
+            for task in others:
+                task.cancel()
+            await self._stop_working(working)
 
     @contextlib.asynccontextmanager
     async def _listening(self) -> AsyncIterator[None]:
@@ -134,23 +137,27 @@ class _Service:
         return ended
 
     async def _work(self, interrupted: list[Job]) -> None:
-        """Settle first; then whatever is asked for."""
+        """Settle first; then make up for a backup that was interrupted; then whatever is asked for."""
         await self._submit_settle()
         for job in interrupted:
             self.metrics.job_ended(job)
-            with _logged("making up for what was interrupted"):
+            with _logged("telling of what was interrupted"):
                 self._notify(job, await self._previous(job))
-                if job.kind == "backup":
-                    await self.app.scheduler.retry(job)
+        with _logged("making up for what was interrupted"):
+            last = await self.app.history.jobs(limit=1, kinds=["backup"])
+            if last and last[0].state == "interrupted":
+                await self.app.scheduler.retry(last[0])
         self.app.not_ready = None
         self.begun.set()
-        await self.app.jobs.run()
+        try:
+            await self.app.jobs.run()
+        except Stuck as stuck:
+            self.abandon(str(stuck))
 
     async def _submit_settle(self) -> None:
-        try:
-            self.app.config()
-        except ConfigError as error:
-            log.warning("nothing to settle: %s", error)
+        if self.app.file.system_backup(self.app.stored.value).target is None:
+            log.warning("no target is set yet: `deviceon-backup settings set` does that")
+            self.settled = True
             return
         with _logged("settling"):
             await self.app.jobs.submit("settle", {}, origin="service")
@@ -185,18 +192,36 @@ class _Service:
             self.app.scheduler.wake()
 
     async def _look_at_target(self) -> None:
-        """Keep the metrics of the target true, and settle again what could not be settled."""
+        """Keep the metrics of the target true, settle again what could not be settled, and forget old jobs."""
+        looks = 0
         while True:
-            await self._measure_target()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_AT_TARGET if self.settled else SETTLE_AGAIN):
-                    await asyncio.Event().wait()
-            jobs = self.app.jobs
-            if not self.settled and jobs.active is None and not jobs.waiting:
-                await self._submit_settle()
-            if not self.app.scheduler.clock_suspect:
-                with _logged("forgetting old jobs"):
-                    await self.app.history.forget(self.app.clock() - timedelta(days=self.app.file.service.keep_history))
+            try:
+                if self.looked_for.is_set() or looks % MEASURE_EVERY == 0:
+                    self.looked_for.clear()
+                    await self._measure_target()
+                    await self._prove_one_more()
+                    await self._forget_old_jobs()
+                if self._idle() and self.waited >= self.patience:
+                    self.patience, self.waited = min(self.patience * 2, SETTLE_SELDOM), 0
+                    if not self.settled:
+                        await self._submit_settle()
+                    await self._make_good()
+            except (ServiceError, StorageError) as error:
+                log.error("the target cannot be looked after: %s", error)
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self.looked_for.wait()
+            except TimeoutError:
+                looks += 1
+                self.waited += 1
+
+    def _idle(self) -> bool:
+        return self.app.jobs.active is None and not self.app.jobs.waiting
+
+    async def _forget_old_jobs(self) -> None:
+        if not self.app.scheduler.clock_suspect:
+            with _logged("forgetting old jobs"):
+                await self.app.history.forget(self.app.clock() - timedelta(days=self.app.file.service.keep_history))
 
     async def _measure_target(self) -> None:
         scheduler, metrics = self.app.scheduler, self.metrics
@@ -206,10 +231,13 @@ class _Service:
             config = self.app.config()
         except ConfigError:
             return
-        url = config.target.url
+        for one in config.each():
+            await self._measure(one)
+
+    async def _measure(self, config: Config) -> None:
+        metrics, url = self.metrics, config.target.url
         try:
-            async with open_target(url, config.target.options()) as target:
-                archives = await list_archives(target, self.app.archives)
+            archives = await self._archives(config)
         except (ServiceError, StorageError) as error:
             metrics.target_up(url, False)
             log.warning("the target cannot be listed: %s", error)
@@ -223,6 +251,10 @@ class _Service:
         )
         metrics.archives(url, counted, newest, sum(entry.size for entry in archives))
 
+    async def _archives(self, config: Config) -> list[CatalogEntry]:
+        async with open_target(config.target.url, config.target.options()) as target:
+            return await list_archives(target, self.app.archives)
+
     async def _seed_metrics(self) -> None:
         successes = await self.app.history.jobs(limit=1, kinds=["backup"], states=["succeeded"])
         self.metrics.seed(successes[0] if successes else None)
@@ -235,11 +267,12 @@ class _Service:
         self.metrics.job_ended(job)
         if job.kind == "settle":
             self.settled = job.state == "succeeded"
-        else:
+        elif job.kind != "copy" or job.origin != "service":  # that a target missed an archive was told already
             self._notify(job, await self._previous(job))
-        await self._measure_target()
-        if job.kind == "backup" and job.state == "succeeded":
-            await self._prove_one_more()
+        if job.kind == "copy" and job.state == "succeeded":
+            self.patience = self.waited = SETTLE_AGAIN  # that target works again: the next one at once
+        self.backed_up |= job.kind == "backup" and job.state in ("succeeded", "partial")
+        self.looked_for.set()
 
     def _notify(self, job: Job, previous: Job | None) -> None:
         self.notifier.job_ended(job, previous, next_run=self.app.scheduler.next_run())
@@ -254,15 +287,28 @@ class _Service:
         self.notifier.missed(due, reason, next_run=self.app.scheduler.next_run())
 
     async def _prove_one_more(self) -> None:
-        """Read one archive of which nothing is known here, the newest first: only verified ones count for retention."""
-        config = self.app.config()
-        async with open_target(config.target.url, config.target.options()) as target:
-            archives = await list_archives(target, self.app.archives)
-        tried = {job.params.get("archive") for job in await self.app.history.jobs(limit=500, kinds=["verify"])}
-        for entry in reversed(archives):
-            if entry.evidence in ("unknown", "written") and entry.problem is None and entry.name not in tried:
-                await self.app.jobs.submit("verify", {"archive": entry.name}, origin="service")
-                return
+        """After a backup, read one archive of which nothing is known here: only verified ones count for retention."""
+        if not self.backed_up:
+            return
+        self.backed_up = False
+        tried = {
+            (job.params.get("target"), job.params.get("archive"))
+            for job in await self.app.history.jobs(limit=500, kinds=["verify"])
+        }
+        for one in self.app.config().each():
+            url = one.target.url
+            for entry in reversed(await self._archives(one)):
+                wanted = entry.evidence in ("unknown", "written") and entry.problem is None
+                if wanted and (url, entry.name) not in tried:
+                    await self.app.jobs.submit("verify", {"archive": entry.name, "target": url}, origin="service")
+                    return
+
+    async def _make_good(self) -> None:
+        """Copy what a target has missed, one archive at a time."""
+        owed = await self.app.pending.all()
+        if owed:
+            name, target = owed[0]
+            await self.app.jobs.submit("copy", {"archive": name, "target": target}, origin="service")
 
 
 @contextlib.contextmanager
@@ -272,13 +318,6 @@ def _logged(what: str) -> Iterator[None]:
         yield
     except ServiceError as error:
         log.error("%s failed: %s", what, error)
-
-
-def _stuck(error: BaseException) -> Stuck | None:
-    """Return the Stuck in an error, however deep in groups: each block that was left has put one around it."""
-    if isinstance(error, BaseExceptionGroup):
-        return next((found for inner in error.exceptions if (found := _stuck(inner))), None)
-    return error if isinstance(error, Stuck) else None
 
 
 def _users(admins: list[Person], readers: list[Person]) -> AllowedUsers:

@@ -8,20 +8,20 @@ from datetime import datetime, timedelta
 
 from service.catalog import verify
 from service.config import Config
-from service.errors import ArchiveError, DamagedSlot, NotAuthentic
+from service.errors import ArchiveError, DamagedSlot, NotAuthentic, ServiceError
 from service.exclusive import exclusive
 from service.ledger import Intent
 from service.progress import Progress
 from service.restore import recover
 from service.state import Archives
 from storage_backends import open_target
-from storage_backends.base import ObjectNotFound, StorageBackend
+from storage_backends.base import ObjectNotFound, StorageBackend, StorageError
 
 SOMEBODY_ELSE = timedelta(hours=24)
 """Unfinished uploads that this service knows nothing of are left alone for so long."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SettleResult:
     """What was found: restores that were ended, uploads that were swept, archives that were read, by what came out."""
 
@@ -41,23 +41,31 @@ async def settle(
     """
     progress.begin("settle", "Looking for what a crash has left")
     result = SettleResult(restores=await recover(config, progress=progress))
-    intents = [intent for intent in await archives.intents() if intent.target == _url(config)]
-    swept = 0
+    problems: list[ServiceError | StorageError] = []
+    for one in config.each():
+        try:
+            await _settle_target(one, archives, clock, result, progress)
+        except (ServiceError, StorageError) as error:
+            problems.append(error)
+    if problems:
+        raise problems[0]
+    return result
+
+
+async def _settle_target(
+    config: Config, archives: Archives, clock: Callable[[], datetime], result: SettleResult, progress: Progress
+) -> None:
     async with (
         exclusive(config.state_dir, "settling", config.sources),
         open_target(config.target.url, config.target.options()) as target,
     ):
+        intents = [intent for intent in await archives.intents() if intent.target == target.url]
         # With both locks held, nobody of this installation is writing: what was begun is over.
         began_here = any(intent.action == "write" for intent in intents)
-        swept = await target.sweep(clock() if began_here else clock() - SOMEBODY_ELSE)
+        result.swept += await target.sweep(clock() if began_here else clock() - SOMEBODY_ELSE)
         unproven = [intent for intent in intents if not await _settled_already(target, intent, archives)]
     for intent in unproven:
         await _prove(config, intent, archives, result, progress)
-    return SettleResult(result.restores, swept, result.verified, result.damaged)
-
-
-def _url(config: Config) -> str:
-    return open_target(config.target.url, config.target.options()).url
 
 
 async def _settled_already(target: StorageBackend, intent: Intent, archives: Archives) -> bool:

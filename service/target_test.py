@@ -11,7 +11,7 @@ from service.config import TargetSettings
 from service.errors import ConfigError
 from service.finding import Finding
 from storage_backends import open_target
-from storage_backends.base import ObjectExists, ObjectNotFound, StorageBackend, StorageError
+from storage_backends.base import ObjectExists, ObjectNotFound, Promise, StorageBackend, StorageError
 
 PROBE_PREFIX = "deviceon-backup-probe-"
 PROBE_BYTES = 4096
@@ -27,10 +27,20 @@ async def try_target(settings: TargetSettings) -> list[Finding]:
     try:
         async with open_target(settings.url, settings.options()) as target:
             await _try(target, findings)
+            findings += _promises(target.promise)
     except (StorageError, ConfigError) as error:
         remedy = error.hint or "Remove the cause, then test again."
         findings.append(Finding("target", False, str(error), remedy))
     return findings
+
+
+def _promises(promise: Promise) -> list[Finding]:
+    """Tell what no test of a moment can show."""
+    return [
+        Finding("whole or not at all", None, promise.whole_or_not_at_all),
+        Finding("never replaced", None, promise.no_overwrite),
+        Finding("durable", None, promise.durable),
+    ]
 
 
 async def _try(target: StorageBackend, findings: list[Finding]) -> None:

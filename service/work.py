@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from service.backup import BackupResult, backup, was_removed
+from service.backup import BackupResult, backup
 from service.catalog import verify
 from service.config import Config
-from service.errors import ServiceError
+from service.copying import copy
+from service.errors import ServiceError, StateError
 from service.holding import delete
 from service.job import Job
 from service.jobs import Partial, Result
+from service.pending_copies import PendingCopies
 from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
 from service.prune import PruneResult, prune
 from service.restore import commit, restore, rollback
 from service.settle import settle
 from service.state import Archives
-from storage_backends.base import StorageError
+from service.targets import Outcome, was_removed
+from storage_backends.base import ObjectNotFound, StorageError
 
 
 class Work:
@@ -33,11 +36,13 @@ class Work:
         self,
         config: Callable[[], Config],
         archives: Archives,
+        pending: PendingCopies,
         clock: Callable[[], datetime],
         clock_suspect: Callable[[], bool],
     ) -> None:
         self._config = config
         self._archives = archives
+        self._pending = pending
         self._clock = clock
         self._clock_suspect = clock_suspect
 
@@ -49,6 +54,7 @@ class Work:
             "rollback": self._rollback,
             "commit": self._commit,
             "verify": self._verify,
+            "copy": self._copy,
             "prune": self._prune,
             "delete": self._delete,
             "settle": self._settle,
@@ -62,17 +68,21 @@ class Work:
             if progress.past_cancelling and not was_removed(error):
                 raise Partial({"unproven": True}, error) from error
             raise
-        if config.retention is None:
-            return _backed_up(made, None)
+        pruned, problems = await self._pruned(config, progress)
         try:
-            pruned = await self._pruned(config, progress)
-        except (ServiceError, StorageError) as error:
-            raise Partial(_backed_up(made, None), error) from error
-        return _backed_up(made, pruned)
+            await self._pending.add(made.name, [each.url for each in made.targets if each.evidence is None])
+        except StateError as error:
+            problems.append(error)
+        result = _backed_up(made, pruned)
+        if missing := [outcome for outcome in made.targets if outcome.error is not None]:
+            raise Partial(result, _not_everywhere(missing))
+        if problems:
+            raise Partial(result, problems[0])
+        return result
 
     async def _restore(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
         allow = frozenset(params.get("allow", ()))
-        return asdict(await restore(config, params["archive"], allow=allow, progress=progress))
+        return asdict(await restore(config, _place(config, params), allow=allow, progress=progress))
 
     async def _rollback(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
         return {"archive": await rollback(config, progress=progress), "rolled_back": True}
@@ -81,30 +91,70 @@ class Work:
         return {"archive": await commit(config, progress=progress), "committed": True}
 
     async def _verify(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
-        archive = params["archive"]
-        return verified(await verify(config, archive, progress=progress, ledger=self._archives), archive)
+        archive = _place(config, params)
+        return verified(await verify(config, archive, progress=progress, ledger=self._archives), params["archive"])
 
-    async def _prune(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
-        return asdict(await self._pruned(config, progress))
+    async def _copy(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
+        name, target = params["archive"], params["target"]
+        try:
+            result = await copy(
+                config, name, target=target, source=params.get("source"), ledger=self._archives, progress=progress
+            )
+        except ObjectNotFound:
+            await self._pending.remove(name, target)  # it is gone everywhere: there is nothing to make good
+            raise
+        await self._pending.remove(name, target)
+        return asdict(result)
 
-    async def _pruned(self, config: Config, progress: Progress) -> PruneResult:
-        return await prune(
-            config,
-            ledger=self._archives,
-            clock=self._clock,
-            progress=progress,
-            clock_suspect=self._clock_suspect(),
-        )
+    async def _prune(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
+        chosen = config.at(params["target"]) if params.get("target") else config
+        pruned, problems = await self._pruned(chosen, progress)
+        if problems and not pruned:
+            raise problems[0]
+        result: Result = {"targets": [asdict(each) for each in pruned]}
+        if problems:
+            raise Partial(result, problems[0])
+        return result
+
+    async def _pruned(
+        self, config: Config, progress: Progress
+    ) -> tuple[list[PruneResult], list[ServiceError | StorageError]]:
+        """Prune every target; one that fails does not keep the others from it."""
+        pruned: list[PruneResult] = []
+        problems: list[ServiceError | StorageError] = []
+        for one in config.each() if config.retention is not None else ():
+            try:
+                pruned.append(
+                    await prune(
+                        one,
+                        ledger=self._archives,
+                        clock=self._clock,
+                        progress=progress,
+                        clock_suspect=self._clock_suspect(),
+                    )
+                )
+            except (ServiceError, StorageError) as error:
+                problems.append(error)
+        return pruned, problems
 
     async def _delete(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
         progress.begin("delete", f"Removing {params['archive']}")
         removed = await delete(
-            config, params["archive"], even_the_last=params.get("even_the_last", False), ledger=self._archives
+            config.at(params.get("target")),
+            params["archive"],
+            even_the_last=params.get("even_the_last", False),
+            ledger=self._archives,
         )
         return {"archive": removed.name, "deleted": True, "size": removed.size}
 
     async def _settle(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
         return asdict(await settle(config, archives=self._archives, clock=self._clock, progress=progress))
+
+
+def _place(config: Config, params: dict[str, Any]) -> str:
+    """Return the archive that a job is about, as recipes name it: a name in the first target, or a URL."""
+    target = params.get("target")
+    return params["archive"] if target is None else f"{config.at(target).target.url.rstrip('/')}/{params['archive']}"
 
 
 def verified(reader: ArchiveReader, archive: str) -> Result:
@@ -119,12 +169,26 @@ def verified(reader: ArchiveReader, archive: str) -> Result:
     }
 
 
-def _backed_up(made: BackupResult, pruned: PruneResult | None) -> Result:
+class TargetMissing(ServiceError):
+    """An archive is proven in one target and missing or unproven in another."""
+
+    code = "TARGET_MISSING"
+    transient = True
+
+
+def _not_everywhere(outcomes: Sequence[Outcome]) -> TargetMissing:
+    told = "; ".join(f"{outcome.url}: {(outcome.error or {}).get('message')}" for outcome in outcomes)
+    return TargetMissing(
+        f"not every target has the archive: {told}", hint="It is copied there when that target works again."
+    )
+
+
+def _backed_up(made: BackupResult, pruned: Sequence[PruneResult]) -> Result:
     """Return a backup's result, with what retention removed after it."""
-    result = asdict(made) | {"removed": pruned.removed if pruned else []}
-    if pruned is not None:
-        result["warnings"] = made.warnings + [
-            f"{name} should have been removed, but the target keeps it: {why}"
-            for name, why in pruned.kept_by_target.items()
-        ]
-    return result
+    kept = [
+        f"{name} should have been removed, but {each.target} keeps it: {why}"
+        for each in pruned
+        for name, why in each.kept_by_target.items()
+    ]
+    removed = [name for each in pruned for name in each.removed]
+    return asdict(made) | {"removed": removed, "warnings": made.warnings + kept}

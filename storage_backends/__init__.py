@@ -17,6 +17,7 @@ from storage_backends.base import (
     ObjectExists,
     ObjectInfo,
     ObjectNotFound,
+    Promise,
     StorageBackend,
     StorageError,
     TargetFull,
@@ -32,6 +33,7 @@ __all__ = [
     "ObjectExists",
     "ObjectInfo",
     "ObjectNotFound",
+    "Promise",
     "StorageBackend",
     "StorageError",
     "TargetFull",
@@ -41,20 +43,28 @@ __all__ = [
     "open_target",
 ]
 
-_SUPPORTED = "Supported now: a directory of this machine, as file:///var/backups or /var/backups."
-
 
 def open_target(url: str, storage_options: Mapping[str, Any] | None = None) -> StorageBackend:
     """Return the backend for an fsspec URL. Reaches for nothing yet: an absent target shows at the first call.
 
     `file:///directory`, `local:///directory` and a plain absolute path are the same, and as in fsspec the path is
-    taken as it is written (no percent-decoding). Options are fsspec's for the protocol; `file` knows `auto_mkdir`.
+    taken as it is written (no percent-decoding). Options are fsspec's for the protocol; `file` knows `auto_mkdir`,
+    `min_free` (bytes) and `timeout` (seconds). docs/CONFIGURATION.md has all options.
     Raises InvalidUrl.
     """
     protocol, path = _split(url)
+    if protocol in {"s3", "s3a"}:
+        from storage_backends.s3 import open_s3  # noqa: PLC0415  each backend is imported when first needed
+
+        return open_s3(path, dict(storage_options or {}))
+    if protocol == "smb":
+        from storage_backends.smb import open_smb  # noqa: PLC0415  takes a while to import
+
+        return open_smb(url, storage_options or {})
     if protocol not in {"file", "local"}:
-        # The URL may hold a password: only its protocol is repeated.
-        raise InvalidUrl(f"targets of the protocol {protocol!r} are not supported", hint=_SUPPORTED)
+        from storage_backends.generic import open_generic  # noqa: PLC0415  imports the whole of fsspec
+
+        return open_generic(url, storage_options or {})
     return _open_local(path, dict(storage_options or {}))
 
 
@@ -75,16 +85,13 @@ def _split(url: str) -> tuple[str, str]:
 
 def _open_local(path: str, options: dict[str, Any]) -> StorageBackend:
     from storage_backends.local import LocalBackend  # noqa: PLC0415  each backend is imported when first needed
+    from storage_backends.options import check_options  # noqa: PLC0415
 
     if not path.startswith("/") or "\0" in path:
         raise InvalidUrl(
             f"{path!r} is not an absolute path",
             hint="Write the whole path, with three slashes in a URL: file:///var/backups.",
         )
-    auto_mkdir = options.pop("auto_mkdir", False)
-    if not isinstance(auto_mkdir, bool):
-        raise InvalidUrl("storage_options: auto_mkdir must be true or false")
-    if options:
-        names = ", ".join(sorted(map(str, options)))
-        raise InvalidUrl(f"storage_options: a local directory has no option {names}", hint="It knows auto_mkdir only.")
-    return LocalBackend(Path(path), auto_mkdir=auto_mkdir)
+    kinds: dict[str, tuple[type, ...]] = {"auto_mkdir": (bool,), "min_free": (int,), "timeout": (int, float)}
+    check_options("a local directory", options, kinds)
+    return LocalBackend(Path(path), **options)

@@ -4,8 +4,8 @@ A target knows nothing of backups. Every implementation passes `tests/conformanc
 
 Rules that hold for each backend:
 
-* A key is 1 to 200 characters of `A-Z a-z 0-9 . _ -` and starts with a letter or digit. Names that start with
-  a dot are the backend's own (unfinished uploads) and are never listed.
+* A key is 1 to 200 characters of `A-Z a-z 0-9 . _ -`, starts with a letter or digit and ends with no dot (Windows has
+  no such names). Names that start with a dot are the backend's own (unfinished uploads) and are never listed.
 * An object appears under its key whole or not at all, also when the writer is cancelled, killed, or cut off.
 * An object never changes. `put` refuses a key that exists unless `overwrite=True`; of two writers that race
   for one key, exactly one succeeds and the other gets `ObjectExists`.
@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Self
 
-KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+KEY_PATTERN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,198}[A-Za-z0-9_-])?")
 
 
 class StorageError(Exception):
@@ -105,6 +105,15 @@ class ObjectInfo:
     modified: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a kind of target keeps of the contract and what not, in a sentence each, for whoever chooses a target."""
+
+    whole_or_not_at_all: str
+    no_overwrite: str
+    durable: str
+
+
 def check_key(key: str) -> str:
     """Return `key` when it keeps the key rule; raise `InvalidKey` otherwise."""
     if not KEY_PATTERN.fullmatch(key):
@@ -117,6 +126,7 @@ class StorageBackend(ABC):
 
     url: str
     """Where it is, without any secret; for messages."""
+    promise: Promise
 
     @abstractmethod
     async def put(self, key: str, data: AsyncIterable[bytes | bytearray], *, overwrite: bool = False) -> ObjectInfo:
@@ -155,6 +165,10 @@ class StorageBackend(ABC):
     @abstractmethod
     async def sweep(self, before: datetime) -> int:
         """Remove unfinished uploads of ours that were last touched before `before`; return how many."""
+
+    async def free_bytes(self) -> int | None:
+        """Tell how many bytes the target still takes from this user; None when it cannot say."""
+        return None
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -10,46 +10,73 @@ no valid key are somebody else's: never listed, read or removed.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, closing, suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TypeVar
 
-from storage_backends.base import KEY_PATTERN, ObjectChanged, ObjectInfo, StorageBackend, check_key
+from storage_backends.base import (
+    KEY_PATTERN,
+    ObjectChanged,
+    ObjectInfo,
+    Promise,
+    StorageBackend,
+    TargetUnavailable,
+    check_key,
+)
 from storage_backends.local_file import (
     UnfinishedFile,
-    is_temporary,
     mapped_errors,
     not_found,
     object_status,
     open_directory,
 )
+from storage_backends.temporary import is_temporary
+from storage_backends.worker import Worker, fill, run_once
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 READ_BYTES = 1 << 20
-BATCH_BYTES = 1 << 20
-BATCH_PIECES = 512
+TIMEOUT_SECONDS = 60.0
+WRITE_TIMES = 10
+"""Writing and making durable may take as many times longer than other calls: a slow disk then catches up."""
 
 
 class LocalBackend(StorageBackend):
     """The objects are files of `directory`, an absolute path.
 
     `auto_mkdir` creates the directory (0750) when it is first written to; without it an absent one is an error, since
-    it is more often a disk that was not mounted. `unnamed=False` never uses O_TMPFILE.
+    it is more often a disk that was not mounted. `min_free` bytes stay free on the file system: a `put` that would
+    take them ends with TargetFull. A call that the file system does not answer within `timeout` seconds (a network
+    mount whose server is gone; writes get ten times as long) ends with TargetUnavailable, and its thread is left
+    behind. `unnamed=False` never uses O_TMPFILE.
     """
 
-    def __init__(self, directory: Path, *, auto_mkdir: bool = False, unnamed: bool = True) -> None:
+    promise = Promise(
+        whole_or_not_at_all="Yes: a file gets its name after every byte is on the disk.",
+        no_overwrite="Yes: the kernel gives only a name that is free.",
+        durable="Yes: fsync of the file and of the directory, as far as the disk and a network mount tell the truth.",
+    )
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        auto_mkdir: bool = False,
+        min_free: int = 0,
+        timeout: float = TIMEOUT_SECONDS,
+        unnamed: bool = True,
+    ) -> None:
         self.url = f"file://{directory}"
         self._directory = directory
         self._auto_mkdir = auto_mkdir
+        self._min_free = min_free
+        self._timeout = timeout
         self._unnamed = unnamed
 
     async def put(self, key: str, data: AsyncIterable[bytes | bytearray], *, overwrite: bool = False) -> ObjectInfo:
@@ -59,18 +86,25 @@ class LocalBackend(StorageBackend):
         one, whole.
         """
         check_key(key)
-        file = UnfinishedFile(self._directory, key, overwrite=overwrite, unnamed=self._unnamed)
-        with ThreadPoolExecutor(1, thread_name_prefix="target-put") as thread:
-            try:
-                if self._auto_mkdir:
-                    await _settled(_start(thread, self._make_directory))
-                await _settled(_start(thread, file.create))
-                await _fill(file, data, thread=thread)
-                status = await _settled(_start(thread, file.publish))
-            except BaseException:
-                await _settled(_start(thread, file.discard))
-                raise
-            file.close()  # not awaited: cancelled here, `put` would fail with the object in place
+        file = UnfinishedFile(self._directory, key, overwrite=overwrite, min_free=self._min_free, unnamed=self._unnamed)
+        worker = Worker(str(self._directory))
+        long = WRITE_TIMES * self._timeout
+        try:
+            if self._auto_mkdir:
+                await worker.run(self._make_directory, within=self._timeout)
+            await worker.run(file.create, within=self._timeout)
+            await fill(worker, file.write, data, within=long)
+            status = await worker.run(file.publish, within=long)
+        except BaseException:
+            with suppress(TargetUnavailable):  # the thread hangs; it does this if it ever comes back
+                await worker.run(file.discard, within=long)
+            raise
+        else:
+            worker.start(
+                file.close, within=long
+            )  # not awaited: cancelled here, `put` would fail with the object in place
+        finally:
+            worker.close()
         return _info(key, status)
 
     async def get(
@@ -80,47 +114,52 @@ class LocalBackend(StorageBackend):
         check_key(key)
         if offset < 0 or (length is not None and length < 0):
             raise ValueError("offset and length count from the start")
-        with ThreadPoolExecutor(1, thread_name_prefix="target-get") as thread:
-            reader = _Reader(self._directory, key)
-            try:
-                info = await _settled(_start(thread, self._open, reader))
-                if etag is not None and info.etag != etag:
-                    raise ObjectChanged(f"{self._directory / key} is not the file that was looked at before")
-                end = info.size if length is None else min(info.size, offset + length)
-                while offset < end:
-                    piece = await _settled(_start(thread, reader.read, offset, min(READ_BYTES, end - offset)))
-                    if not piece:
-                        return
-                    offset += len(piece)
-                    yield piece
-            finally:
-                reader.close()
+        worker = Worker(str(self._directory))
+        reader = _Reader(self._directory, key)
+        try:
+            info = await worker.run(partial(self._open, reader), within=self._timeout)
+            if etag is not None and info.etag != etag:
+                raise ObjectChanged(f"{self._directory / key} is not the file that was looked at before")
+            end = info.size if length is None else min(info.size, offset + length)
+            while offset < end:
+                read = partial(reader.read, offset, min(READ_BYTES, end - offset))
+                piece = await worker.run(read, within=self._timeout)
+                if not piece:
+                    return
+                offset += len(piece)
+                yield piece
+        finally:
+            worker.start(reader.close, within=self._timeout)
+            worker.close()
 
     async def stat(self, key: str) -> ObjectInfo:
         """Describe one object."""
         check_key(key)
-        return await asyncio.to_thread(self._stat, key)
+        return await self._run(partial(self._stat, key))
 
     async def list_objects(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         """Yield the objects, of one look at the directory."""
-        for info in await asyncio.to_thread(self._list, prefix):
+        for info in await self._run(partial(self._list, prefix)):
             yield info
 
     async def delete(self, key: str) -> None:
         """Remove an object; durable when it returns."""
         check_key(key)
-        await asyncio.to_thread(self._delete, key)
+        await self._run(partial(self._delete, key))
 
     async def sweep(self, before: datetime) -> int:
         """Remove hidden files of ours. A file being written is touched by every batch, so keep `before` a day back."""
-        return await asyncio.to_thread(self._sweep, before.timestamp())
+        return await self._run(partial(self._sweep, before.timestamp()))
 
     async def free_bytes(self) -> int | None:
         """Tell how many bytes the file system still takes from this user."""
-        return await asyncio.to_thread(self._free_bytes)
+        return await self._run(self._free_bytes)
 
     async def aclose(self) -> None:
         """Nothing is held between calls."""
+
+    async def _run(self, function: Callable[[], T]) -> T:
+        return await run_once(function, str(self._directory), within=self._timeout)
 
     def _make_directory(self) -> None:
         with mapped_errors(self._directory):
@@ -253,53 +292,3 @@ def _info(key: str, status: os.stat_result) -> ObjectInfo:
         etag=f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}",
         modified=datetime.fromtimestamp(status.st_mtime, UTC),
     )
-
-
-async def _fill(file: UnfinishedFile, data: AsyncIterable[bytes | bytearray], *, thread: ThreadPoolExecutor) -> None:
-    """Write what `data` yields. While one batch is written the next is pulled, and no more."""
-    writing: asyncio.Future[None] | None = None
-    async with aclosing(_batches(data)) as batches:
-        async for batch in batches:
-            if writing is not None:
-                await _settled(writing)
-            writing = _start(thread, file.write, batch)
-    if writing is not None:
-        await _settled(writing)
-
-
-async def _batches(data: AsyncIterable[bytes | bytearray]) -> AsyncGenerator[list[bytes | bytearray], None]:
-    batch: list[bytes | bytearray] = []
-    size = 0
-    async for piece in data:
-        batch.append(piece)
-        size += len(piece)
-        if size >= BATCH_BYTES or len(batch) >= BATCH_PIECES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _start(thread: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **_: P.kwargs) -> asyncio.Future[T]:
-    future = asyncio.get_running_loop().run_in_executor(thread, work, *args)
-    future.add_done_callback(_seen)
-    return future
-
-
-def _seen(future: asyncio.Future[Any]) -> None:
-    """Look at the error of a write that nobody waits for any more because the data failed first."""
-    if not future.cancelled():
-        future.exception()
-
-
-async def _settled(future: asyncio.Future[T]) -> T:
-    """Wait for a thread's result; when cancelled, until the thread is done with our descriptors and buffers."""
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        while not future.done():
-            try:
-                await asyncio.wait([future])
-            except asyncio.CancelledError:
-                continue
-        raise

@@ -16,7 +16,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,9 +30,8 @@ from storage_backends.base import (
     TargetFull,
     TargetUnavailable,
 )
+from storage_backends.temporary import temporary_name
 
-TEMPORARY_PREFIX = ".deviceon-backup-"
-TEMPORARY_SUFFIX = ".part"
 FILE_MODE = 0o640
 
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
@@ -46,11 +44,6 @@ _SYNC_START = 2
 _SYNC_AND_WAIT = 1 | 2 | 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def is_temporary(name: str) -> bool:
-    """Say whether `name` is one that an unfinished file of ours has."""
-    return name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX)
 
 
 @contextmanager
@@ -69,12 +62,19 @@ def open_directory(directory: Path) -> int:
 
 
 class UnfinishedFile:
-    """A file of `directory` that will be called `key`. `unnamed=False` does without O_TMPFILE."""
+    """A file of `directory` that will be called `key`.
 
-    def __init__(self, directory: Path, key: str, *, overwrite: bool = False, unnamed: bool = True) -> None:
+    `min_free` bytes of the file system are left to others. `unnamed=False` does without O_TMPFILE.
+    """
+
+    def __init__(
+        self, directory: Path, key: str, *, overwrite: bool = False, min_free: int = 0, unnamed: bool = True
+    ) -> None:
         self._directory = directory
         self._key = key
         self._overwrite = overwrite
+        self._min_free = min_free
+        self._looked_at = 0  # how much was written when the free space was last looked at
         self._unnamed = unnamed
         self._temporary = ""  # the hidden name, while there is one
         self._published = False
@@ -91,6 +91,7 @@ class UnfinishedFile:
         with mapped_errors(self._directory, self._key):
             if not self._overwrite and _exists(self._key, self._directory_fd):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._key)
+            self._leave_free()
             flags = os.O_WRONLY | os.O_CLOEXEC
             if self._unnamed and Path("/proc/self/fd").is_dir():  # what `_link` needs
                 try:
@@ -100,7 +101,7 @@ class UnfinishedFile:
                         raise
             self._unnamed = self._fd >= 0
             if not self._unnamed:
-                name = _temporary_name()
+                name = temporary_name()
                 self._fd = os.open(
                     name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE, dir_fd=self._directory_fd
                 )
@@ -114,6 +115,8 @@ class UnfinishedFile:
                 written = os.writev(self._fd, views[:_IOV_MAX])
                 self._size += written
                 views = _rest(views, written)
+            if self._size - self._looked_at >= WINDOW_BYTES:
+                self._leave_free()
             self._start_write_back()
 
     def publish(self) -> os.stat_result:
@@ -149,6 +152,19 @@ class UnfinishedFile:
             self._temporary = ""
         self.close()
 
+    def _leave_free(self) -> None:
+        self._looked_at = self._size
+        if not self._min_free:
+            return
+        space = os.fstatvfs(self._directory_fd)
+        free = space.f_bavail * space.f_frsize
+        if free < self._min_free:
+            raise TargetFull(
+                f"{self._directory} has {free} bytes free, and {self._min_free} are to stay free",
+                hint="Make room there, keep fewer archives, or lower storage_options: {min_free: ...}. "
+                "Nothing half-made is left.",
+            )
+
     def _start_write_back(self) -> None:
         """Start writing each full window, and wait for the one before it.
 
@@ -180,7 +196,7 @@ class UnfinishedFile:
                 self._rename_without_replacing()
             return
         if self._unnamed:
-            name = _temporary_name()
+            name = temporary_name()
             self._link(name)
             self._temporary = name
         os.rename(self._temporary, self._key, src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
@@ -215,10 +231,6 @@ class UnfinishedFile:
         self._published = True
         os.unlink(self._temporary, dir_fd=fd)
         self._temporary = ""
-
-
-def _temporary_name() -> str:
-    return f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
 
 
 def _exists(name: str, directory_fd: int) -> bool:

@@ -16,6 +16,8 @@ import pytest
 
 from demo import sample
 from demo.postgresql_server import PostgresqlServer
+from demo.smb_server import SambaServer
+from tests.ftp_server import FtpServer
 from tests.scoreboard import pytest_terminal_summary  # noqa: F401  a hook of pytest's
 
 if TYPE_CHECKING:
@@ -94,6 +96,20 @@ def software_tpm() -> Iterator[SoftwareTpm]:
 
     with SoftwareTpm() as tpm:
         yield tpm
+
+
+@pytest.fixture(scope="session")
+def samba() -> Iterator[SambaServer]:
+    """Give the one SMB server that tests share; each makes a directory of its own in the share."""
+    with SambaServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FtpServer]:
+    """Give the one FTP server that tests share; each makes a directory of its own."""
+    with FtpServer(tmp_path_factory.mktemp("ftp")) as server:
+        yield server
 
 
 @pytest.fixture

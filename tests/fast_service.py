@@ -27,7 +27,7 @@ def main() -> None:
     async def run() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        await serve(lambda: read(config), stop=stop, reload=asyncio.Event(), clock=clock)
+        await serve(lambda: read(config), stop=stop, reload=asyncio.Event(), abandon=sys.exit, clock=clock)
 
     scheduler.LONGEST_SLEEP = 0.2  # it sleeps by the real clock
     log.configure("text", "info")

@@ -81,7 +81,7 @@ class Methods:
             clock_doubted_since=self.scheduler.guard.doubted_since,
         )
 
-    @method("system.doctor")
+    @method("system.doctor", admin=True)
     async def doctor(self, params: p.Nothing) -> list[Finding]:
         """Try the TPM, the sources and the target, and say what has to be put right."""
         return await examine(self._config())
@@ -160,7 +160,7 @@ class Methods:
     @method("archive.list")
     async def archives(self, params: p.ArchiveList) -> ArchivePage:
         """Return a page of the target's archives, the newest first."""
-        config = self._config()
+        config = self._config().at(params.target)
         async with open_target(config.target.url, config.target.options()) as target:
             found = list(reversed(await list_archives(target, self.ledger)))
         begin = 0
@@ -174,10 +174,11 @@ class Methods:
         """Return what is in an archive; without its key, what it says of itself."""
         config = self._config()
         try:
-            async with opened(config, params.archive) as reader:
+            async with opened(config, _place(config, params)) as reader:
                 return Inspection.of(reader.info, reader.header, reader.footer, reader.manifest)
         except SealError as error:
-            async with open_target(config.target.url, config.target.options()) as target:
+            one = config.at(params.target).target
+            async with open_target(one.url, one.options()) as target:
                 seen = await peek(target, params.archive)
             return Inspection.of(seen.info, seen.header, seen.footer, None, closed=str(error))
 
@@ -186,13 +187,19 @@ class Methods:
         """Queue the reading and authenticating of every byte of an archive."""
         return await self._submit("verify", "archive.verify", params)
 
+    @method("archive.copy", admin=True)
+    async def copy(self, params: p.ArchiveCopy) -> Job:
+        """Queue a copy of an archive to another target: the sealed bytes as they are, then read back."""
+        self._config().at(params.target)
+        return await self._submit("copy", "archive.copy", params)
+
     @method("archive.hold", admin=True)
     async def hold(self, params: p.ArchiveHold) -> Done:
         """Hold an archive: it is removed neither by retention nor by hand."""
 
         async def do() -> Done:
             await hold(
-                self._config(),
+                self._config().at(params.target),
                 params.archive,
                 reason=params.reason,
                 by="socket",
@@ -209,7 +216,7 @@ class Methods:
         """End an archive's hold."""
 
         async def do() -> Done:
-            await release(self._config(), params.archive, ledger=self.ledger)
+            await release(self._config().at(params.target), params.archive, ledger=self.ledger)
             await self.announcer.tell("archive.released", {"archive": params.archive})
             return Done()
 
@@ -223,7 +230,8 @@ class Methods:
     @method("restore.plan", admin=True)
     async def plan(self, params: p.RestorePlanOf) -> RestorePlan:
         """Tell what a restore would replace, and every obstacle in its way. Touches nothing."""
-        return await plan_restore(self._config(), params.archive)
+        config = self._config()
+        return await plan_restore(config, _place(config, params))
 
     @method("restore.start", admin=True)
     async def restore(self, params: p.RestoreStart) -> Job:
@@ -252,7 +260,7 @@ class Methods:
     @method("retention.preview")
     async def preview_retention(self, params: p.RetentionPreview) -> PruneResult:
         """Tell which archives would be kept and removed, and why. Removes nothing."""
-        config = self._config()
+        config = self._config().at(params.target)
         if params.retention is not None:
             config = config.model_copy(update={"retention": _checked("retention", params.retention)})
         return await preview(
@@ -263,7 +271,7 @@ class Methods:
         )
 
     @method("retention.apply", admin=True)
-    async def apply_retention(self, params: p.Mutation) -> Job:
+    async def apply_retention(self, params: p.RetentionApply) -> Job:
         """Queue the removal of the archives that no rule keeps."""
         return await self._submit("prune", "retention.apply", params)
 
@@ -304,6 +312,12 @@ class Methods:
         if request is not None:
             await self.history.remember_answer(request, {}, self.clock())
         return answer
+
+
+def _place(config: Config, params: p.OfTarget) -> str:
+    """Return an archive as recipes name it: a name in the first target, or a URL."""
+    name = str(getattr(params, "archive"))  # noqa: B009 - those that have a target and an archive
+    return name if params.target is None else f"{config.at(params.target).target.url.rstrip('/')}/{name}"
 
 
 def _request(name: str, params: p.Mutation) -> Request | None:

@@ -14,6 +14,16 @@ Name = Annotated[str, Field(pattern=r"^Backup_[0-9]{8}_[0-9]{4}Z\.zip$", max_len
 Count = Annotated[int, Field(ge=1, le=500)]
 
 
+Url = Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+class OfTarget(Params):
+    """What is asked of one of the configured targets."""
+
+    target: Url | None = None
+    """The target's URL, as the configuration has it; the first target when left out."""
+
+
 class Nothing(Params):
     """No parameters."""
 
@@ -66,7 +76,7 @@ class JobList(Params):
     """Only these states."""
 
 
-class ArchiveList(Params):
+class ArchiveList(OfTarget):
     """A page of archives, the newest first."""
 
     limit: Count = 100
@@ -75,21 +85,21 @@ class ArchiveList(Params):
     """The name of the last archive of the page before."""
 
 
-class Archive(Params):
+class Archive(OfTarget):
     """One archive of the target."""
 
     archive: Name
     """Its name."""
 
 
-class ArchiveJob(Mutation):
+class ArchiveJob(Mutation, OfTarget):
     """One archive of the target."""
 
     archive: Name
     """Its name."""
 
 
-class ArchiveHold(Mutation):
+class ArchiveHold(Mutation, OfTarget):
     """An archive to hold."""
 
     archive: Name
@@ -98,7 +108,7 @@ class ArchiveHold(Mutation):
     """Why, for people."""
 
 
-class ArchiveDelete(Mutation):
+class ArchiveDelete(Mutation, OfTarget):
     """An archive to remove for good."""
 
     archive: Name
@@ -107,14 +117,29 @@ class ArchiveDelete(Mutation):
     """Remove it even though it is the newest one that was verified."""
 
 
-class RestorePlanOf(Params):
+class ArchiveCopy(Mutation):
+    """An archive to copy to another of the configured targets."""
+
+    archive: Name
+    """Its name."""
+    target: Url
+    """The URL of the target that is to have it."""
+    source: Url | None = None
+    """The URL of the target to copy from; any that has it when left out."""
+
+
+class RetentionApply(Mutation, OfTarget):
+    """Where to remove what no rule keeps; in every target when left out."""
+
+
+class RestorePlanOf(OfTarget):
     """The archive that would be restored."""
 
     archive: Name
     """Its name."""
 
 
-class RestoreStart(Mutation):
+class RestoreStart(Mutation, OfTarget):
     """The archive to restore."""
 
     archive: Name
@@ -132,7 +157,7 @@ class SchedulePreview(Params):
     """A schedule to try; the one in force when left out."""
 
 
-class RetentionPreview(Params):
+class RetentionPreview(OfTarget):
     """Which policy to try."""
 
     retention: dict[str, Any] | None = None

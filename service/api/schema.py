@@ -68,6 +68,29 @@ _OTHER_EVENTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+# Carried out by the transport (`service.rpc`), for they belong to a connection.
+_BY_THE_TRANSPORT: dict[str, dict[str, Any]] = {
+    "events.subscribe": {
+        "description": "Have events sent on this connection, as notifications of the method `event`; with `since`,"
+        " first those after that number. `gap` in the answer says that some of them are lost, or that the number is"
+        " of another life of the memory: read the state anew.",
+        "role": "read",
+        "params": {
+            "type": "object",
+            "properties": {"since": {"type": ["integer", "null"], "minimum": 0}},
+            "additionalProperties": False,
+        },
+        "result": _object(boot_id=_TEXT, seq={"type": "integer"}, gap={"type": "boolean"}),
+    },
+    "events.unsubscribe": {
+        "description": "Have no more events sent on this connection.",
+        "role": "read",
+        "params": {"type": "object", "properties": {}, "additionalProperties": False},
+        "result": {},
+    },
+}
+
+
 def schema() -> dict[str, Any]:
     """Return the description of the socket."""
     job = TypeAdapter(Job).json_schema(mode="serialization")
@@ -76,7 +99,9 @@ def schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "deviceon-backup socket",
-        "methods": {name: found.schema() for name, found in methods_of(Methods).items()},
+        "methods": dict(
+            sorted((_BY_THE_TRANSPORT | {name: found.schema() for name, found in methods_of(Methods).items()}).items())
+        ),
         "event": _object(
             seq={"type": ["integer", "null"]},
             boot_id=_TEXT,
@@ -87,3 +112,19 @@ def schema() -> dict[str, Any]:
         ),
         "events": dict(sorted(events.items())),
     }
+
+
+def markdown() -> str:
+    """Return the tables of methods and events; docs/SOCKET.md holds them."""
+    told = schema()
+    lines = ["| Method | Role | Parameters | What it does |", "|---|---|---|---|"]
+    for name, found in told["methods"].items():
+        required = found["params"].get("required", [])
+        members = [f"`{key}`" + ("" if key in required else "?") for key in found["params"].get("properties", {})]
+        text = " ".join(found["description"].split())
+        lines.append(f"| `{name}` | {found['role']} | {', '.join(members)} | {text} |")
+    lines += ["", "| Event | Meaning | `data` |", "|---|---|---|"]
+    for name, found in told["events"].items():
+        data = "the job" if name.startswith("job.") else ", ".join(f"`{key}`" for key in found["data"]["properties"])
+        lines.append(f"| `{name}` | {found['description']} | {data} |")
+    return "\n".join(lines)

@@ -64,6 +64,7 @@ for command in (
     managing.hold,
     managing.release,
     managing.delete,
+    managing.copy,
     managing.settings,
     managing.test_target,
 ):

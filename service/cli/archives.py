@@ -9,7 +9,7 @@ import click
 from service.cli import render
 from service.cli.connection import config_for, configuration, given, reading_options
 from service.cli.failures import result_of
-from service.cli.options import Shared, emit, json_option, shared_options
+from service.cli.options import Shared, emit, json_option, shared_options, target_option
 from service.cli.running import run
 from service.terminal import plain, reporting
 
@@ -43,23 +43,24 @@ async def _job(shared: Shared, method: str, params: dict[str, Any], progress: Pr
 
 
 @click.command("list")
+@target_option
 @shared_options
 @json_option
 @click.pass_obj
-def list_archives(shared: Shared) -> None:
+def list_archives(shared: Shared, target: str | None) -> None:
     """List the archives in the configured target, the oldest first."""
-    found = run(_listed(shared))
+    found = run(_listed(shared, target))
     emit(found) if shared.json else render.archives(found["archives"], found["target"])
 
 
-async def _listed(shared: Shared) -> dict[str, Any]:
+async def _listed(shared: Shared, target: str | None) -> dict[str, Any]:
     from service.cli.commander import commanding  # noqa: PLC0415
 
     async with commanding(configuration(shared), shared.socket) as commander:
         archives: list[Any] = []
         while True:
             before = {"before": archives[-1]["name"]} if archives else {}
-            page = await commander.call("archive.list", limit=500, **before)
+            page = await commander.call("archive.list", limit=500, target=target, **before)
             archives += page["archives"]
             if not page["more"]:
                 return {"target": page["target"], "archives": archives[::-1]}

@@ -23,6 +23,7 @@ JOBS: dict[str, JobKind] = {
     "backup.start": "backup",
     "archive.verify": "verify",
     "archive.delete": "delete",
+    "archive.copy": "copy",
     "restore.start": "restore",
     "restore.commit": "commit",
     "restore.rollback": "rollback",

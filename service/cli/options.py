@@ -69,6 +69,11 @@ def shared_options(command: Callable[P, R]) -> Callable[P, R]:
     return command
 
 
+target_option = click.option(
+    "--target", metavar="URL", help="Of which target, when several are configured; the first when left out."
+)
+
+
 json_option = click.option(
     "--json", is_flag=True, callback=_note("json"), expose_value=False, help="Print JSON on stdout."
 )

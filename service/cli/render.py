@@ -27,6 +27,9 @@ def backup(result: Mapping[str, Any]) -> None:
     _left_out(result["excluded"], result["warnings"])
     seconds, raw = result["seconds"], result["raw_bytes"]
     rate = f" ({size(raw / seconds)}/s)" if seconds > 0 else ""
+    for outcome in result["targets"] if len(result["targets"]) > 1 else ():
+        told = outcome["error"]["message"] if outcome["error"] else outcome["evidence"]
+        click.echo(f"{plain(outcome['url'])}: {plain(told)}")
     for name in result["removed"]:
         click.echo(f"removed by retention: {plain(name)}")
     click.echo(

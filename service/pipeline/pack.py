@@ -10,7 +10,7 @@ it has got the last byte, so whatever fails before, fails the whole: nothing app
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,7 +26,7 @@ from service.pipeline.threads import Threads
 from service.progress import Progress
 from service.sealing.suite import ArchiveKeys
 from service.sources.base import Snapshot, Stream
-from storage_backends.base import ObjectInfo, StorageBackend, TargetUnavailable
+from storage_backends.base import ObjectInfo, TargetUnavailable
 
 T = TypeVar("T")
 
@@ -45,6 +45,19 @@ class Compression(Protocol):
         ...
 
 
+class Destination(Protocol):
+    """Where an archive goes: a target, or several."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, for messages."""
+        ...
+
+    async def put(self, key: str, data: AsyncIterable[bytes | bytearray]) -> ObjectInfo:
+        """Store what `data` yields under `key`, as `storage_backends.StorageBackend.put` does."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Packed:
     """What was published."""
@@ -57,7 +70,7 @@ class Packed:
 
 
 async def pack(
-    target: StorageBackend,
+    target: Destination,
     header: Header,
     slots: KeySlots | None,
     keys: ArchiveKeys | None,
@@ -136,9 +149,10 @@ class _Packing:
         self._layout = Layout()
         self._complete = False
         self._started = clock()
-        progress.expected_raw = sum(stream.expected_bytes for *_, streams in self._sources for stream in streams)
+        told = sum(stream.expected_bytes for *_, streams in self._sources for stream in streams)
+        progress.expected_raw = progress.expected_raw or told  # what the last archive had is the better guess
 
-    async def run(self, target: StorageBackend) -> ObjectInfo:
+    async def run(self, target: Destination) -> ObjectInfo:
         """Produce and put at the same time; see `pack` for what is raised."""
         first: list[BaseException] = []
 
@@ -159,7 +173,7 @@ class _Packing:
             failure = _first_cause(first[0] if first else errors)
         raise failure  # outside of the handler, so that its own cause and context stay as they are
 
-    async def _put(self, target: StorageBackend, file: AsyncGenerator[bytes | bytearray, None]) -> ObjectInfo:
+    async def _put(self, target: Destination, file: AsyncGenerator[bytes | bytearray, None]) -> ObjectInfo:
         info = await target.put(self._header.name, file)
         if not self._complete or info.size != self._layout.offset:
             raise TargetUnavailable(

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeGuard
 from service.errors import ServiceError
 from service.events import Event
 from service.strict_json import SURROGATE, strict_loads
+from storage_backends.base import StorageError
 
 MAX_REQUEST: Final = 64 * 1024
 """Bytes of a request line with its newline."""
@@ -84,8 +85,8 @@ class RpcError(Exception):
         return self.more | told
 
 
-def failed(error: ServiceError, **more: Any) -> RpcError:
-    """Return what a client is told of an error of the service."""
+def failed(error: ServiceError | StorageError, **more: Any) -> RpcError:
+    """Return what a client is told of an error of the service or of a target; `more` goes into `data`."""
     return RpcError(
         Code.FAILED, str(error), hint=error.hint, transient=error.transient, reason=error.code, more=dict(more)
     )

@@ -13,6 +13,7 @@ from service.rpc.codec import Code, Request, RpcError, encode_error, encode_even
 from service.rpc.limits import Limits
 from service.rpc.lines import Lines, LineTooLong
 from service.rpc.peers import Peer
+from storage_backends.base import StorageError
 
 SMALL: Final = 64 * 1024
 """Bytes of an answer that is not counted against a peer's unread ones: their number is bounded already."""
@@ -26,7 +27,7 @@ class Dispatcher(Protocol):
     """Carries out the methods."""
 
     async def call(self, method: str, params: dict[str, Any], peer: Peer) -> Any:
-        """Return a JSON value. Raises RpcError; a ServiceError is told to the client too, as FAILED."""
+        """Return a JSON value. Raises RpcError; a ServiceError or StorageError reaches the client as FAILED."""
 
 
 class Connection:
@@ -143,7 +144,7 @@ class Connection:
             return encode_result(request.id, await self._call(request))
         except RpcError as error:
             return encode_error(error, request.id)
-        except ServiceError as error:
+        except (ServiceError, StorageError) as error:
             return encode_error(failed(error), request.id)
         except asyncio.CancelledError:
             task = asyncio.current_task()

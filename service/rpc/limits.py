@@ -20,7 +20,7 @@ class Limits:
     line_bytes: int = MAX_REQUEST
     malformed_lines: int = 20
     """Of one connection; then it is closed."""
-    unread_bytes_per_peer: int = 3 * 1024 * 1024
+    unread_bytes_per_peer: int = 2 * 1024 * 1024
     """Of answers above 64 KiB that wait to be read, over all of a peer's connections."""
     partial_line_seconds: float = 30
     """From the first byte of a line to its newline."""

@@ -62,7 +62,6 @@ class Lines(asyncio.BufferedProtocol):
     async def send(self, line: bytes) -> None:
         """Send a line and wait until the client, or the kernel, took all of it. Dropped when the client has gone."""
         async with self._sending:
-            await self._sent.wait()
             if self._transport is None or self._transport.is_closing():
                 return
             self._transport.write(line)

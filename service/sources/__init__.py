@@ -55,14 +55,16 @@ def restorer(settings: SourceSettings, preserve: Sequence[Path]) -> Restorer:
     return SqliteRestorer(settings)
 
 
-def locks(settings: Iterable[SourceSettings], what: str) -> list[AbstractAsyncContextManager[None]]:
+def locks(
+    settings: Iterable[SourceSettings], what: str, *, recovering: bool = False
+) -> list[AbstractAsyncContextManager[None]]:
     """Return what has to be entered so that no other service works on the same PostgreSQL servers."""
     servers = {(each.host, each.port): each for each in settings if isinstance(each, PostgresqlSettings)}
     if not servers:
         return []
     from service.sources.postgresql.lock import only_one  # noqa: PLC0415 - a heavy driver
 
-    return [only_one(server, what) for _, server in sorted(servers.items())]
+    return [only_one(server, what, recovering=recovering) for _, server in sorted(servers.items())]
 
 
 def settings_for(config: Config, stored: StoredSource) -> SourceSettings:
@@ -103,5 +105,6 @@ def not_in_a_tree(config: Config, *, sqlite: Sequence[Path] = (), archive: Path 
         for path in dict.fromkeys([*databases, *sqlite])
         for suffix in ("", "-wal", "-shm", "-journal")
     ]
-    archives = [path for path in (local_directory(config.target.url), archive) if path is not None]
+    directories = [local_directory(target.url) for target in config.targets]
+    archives = [path for path in (*directories, archive) if path is not None]
     return [*files, config.state_dir, *archives]

@@ -13,15 +13,17 @@ from demo.compare import diff, fingerprint
 from demo.debian_schemas import debian_schemas
 from demo.postgresql_server import PostgresqlServer
 from demo.public_schemas import public_schemas
+from demo.targets import KINDS
 from tests.recipes import Installation
 
 ROOT = Path(__file__).parents[2]
 
 
-async def test_the_demo_ends_with_restore_successfully() -> None:
+@pytest.mark.parametrize("target", KINDS)
+async def test_the_demo_ends_with_restore_successfully(target: str) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "demo", "--scale", "0.002"),
+        *("-m", "demo", "--scale", "0.002", "--target", target),
         cwd=ROOT,
         env={key: value for key, value in os.environ.items() if not key.startswith("PG")},
         stdout=asyncio.subprocess.PIPE,

@@ -8,8 +8,9 @@ import signal
 import threading
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, MutableSequence
 from contextlib import aclosing, suppress
+from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
@@ -27,7 +28,7 @@ RACES = 25
 
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return make_place(request.param, tmp_path)
+    return make_place(request.param, tmp_path, request.getfixturevalue)
 
 
 @pytest.fixture
@@ -56,6 +57,12 @@ async def keys(target: StorageBackend) -> list[str]:
 
 class Broken(Exception):
     """An error of whoever makes the data."""
+
+
+def test_a_target_says_what_it_promises(target: StorageBackend) -> None:
+    for sentence in astuple(target.promise):
+        assert sentence.endswith(".")
+        assert sentence.partition(" ")[0].rstrip(":,") in {"Yes", "No", "Unknown", "Only", "As"}
 
 
 async def test_what_is_absent_is_not_found(target: StorageBackend) -> None:
@@ -166,14 +173,22 @@ async def test_overwrite_replaces_and_leaves_nothing(target: StorageBackend, pla
     assert place.unfinished() == []
 
 
-async def test_a_reader_keeps_the_object_that_it_began(target: StorageBackend) -> None:
-    await target.put("object", pieces(b"a" * 3 * MIB))
-    async with aclosing(target.get("object")) as data:
-        got = await anext(data)
-        with suppress(ObjectExists):
-            await target.put("object", pieces(b"b" * 3 * MIB), overwrite=True)
-        got += b"".join([piece async for piece in data])
-    assert got == b"a" * 3 * MIB
+async def test_a_reader_keeps_the_object_that_it_began_or_is_told(target: StorageBackend, place: Place) -> None:
+    """It never gets some of one and some of the other."""
+    await target.put("object", pieces(b"a" * 20 * MIB))
+    got = b""
+    try:
+        async with aclosing(target.get("object")) as data:
+            got = await anext(data)
+            with suppress(ObjectExists):
+                await target.put("object", pieces(b"b" * 20 * MIB), overwrite=True)
+            async for piece in data:
+                got += piece
+    except ObjectChanged:
+        assert not place.readers_keep_theirs
+        assert set(got) == {ord("a")}
+    else:
+        assert got == b"a" * 20 * MIB
 
 
 async def test_of_racing_tasks_exactly_one_wins(target: StorageBackend, place: Place) -> None:
@@ -194,7 +209,7 @@ async def test_of_racing_tasks_exactly_one_wins(target: StorageBackend, place: P
     assert place.unfinished() == []
 
 
-def _race(place: Place, mark: bytes, start: Barrier, results: Iterable[bool]) -> None:
+def _race(place: Place, mark: bytes, start: Barrier | threading.Barrier, results: MutableSequence[bool]) -> None:
     async def run() -> list[bool]:
         won = []
         async with place.open() as target:
@@ -209,20 +224,28 @@ def _race(place: Place, mark: bytes, start: Barrier, results: Iterable[bool]) ->
         return won
 
     for number, won in enumerate(asyncio.run(run())):
-        results[number] = won  # type: ignore[index]  # a shared array
+        results[number] = won
 
 
 async def test_of_racing_processes_exactly_one_wins(target: StorageBackend, place: Place) -> None:
-    context = get_context("spawn")
-    start = context.Barrier(2)
-    results = {mark: context.Array("b", RACES) for mark in (b"a", b"b")}
-    processes = [context.Process(target=_race, args=(place, mark, start, results[mark])) for mark in results]
-    for process in processes:
-        process.start()
-    for process in processes:
-        await asyncio.to_thread(process.join, 120)
-        assert process.exitcode == 0
-        process.close()
+    """Of racing threads of one process, each with a backend of its own, where no more is promised."""
+    results: dict[bytes, MutableSequence[bool]] = {mark: [False] * RACES for mark in (b"a", b"b")}
+    if place.other_processes_keep_out:
+        context = get_context("spawn")
+        start = context.Barrier(2)
+        results = {mark: context.Array("b", RACES) for mark in results}  # type: ignore[misc]  # serves as one
+        processes = [context.Process(target=_race, args=(place, mark, start, results[mark])) for mark in results]
+        for process in processes:
+            process.start()
+        for process in processes:
+            await asyncio.to_thread(process.join, 120)
+            assert process.exitcode == 0
+            process.close()
+    else:
+        assert "Only among backups of one running service" in target.promise.no_overwrite
+        together = threading.Barrier(2)
+        races = (asyncio.to_thread(_race, place, mark, together, results[mark]) for mark in results)
+        await asyncio.gather(*races)
     for number in range(RACES):
         won = [mark for mark, array in results.items() if array[number]]
         assert len(won) == 1
@@ -253,10 +276,12 @@ async def test_cancelling_at_any_moment_leaves_the_object_whole_or_nothing(
 ) -> None:
     """The longest delays are beyond the end; the others fall all over creating, writing and publishing."""
     content = os.urandom(2 * MIB)
-    began = time.perf_counter()
-    await target.put("measure", pieces(content))
-    whole = time.perf_counter() - began
-    await target.delete("measure")
+    whole = 60.0
+    for _ in range(5):  # the first also connects, and the machine may be busy
+        began = time.perf_counter()
+        await target.put("measure", pieces(content))
+        whole = min(whole, time.perf_counter() - began)
+        await target.delete("measure")
     cancelled = 0
     for number in range(60):
         task = asyncio.create_task(target.put("object", pieces(content[:MIB], content[MIB:])))
@@ -301,11 +326,12 @@ async def test_an_error_of_the_data_passes_unchanged_and_leaves_nothing(target: 
         assert place.unfinished() == []
 
 
-async def test_data_is_not_pulled_faster_than_it_is_stored(target: StorageBackend) -> None:
+async def test_data_is_not_pulled_faster_than_it_is_stored(target: StorageBackend, place: Place) -> None:
     async def data() -> AsyncIterator[bytes]:
         for _ in range(128):
             yield bytes(MIB)
 
+    await target.put("first", pieces(b"x"))  # connects, and imports what that needs
     tracemalloc.start()
     try:
         await target.put("object", data())
@@ -313,7 +339,8 @@ async def test_data_is_not_pulled_faster_than_it_is_stored(target: StorageBacken
     finally:
         tracemalloc.stop()
     assert (await target.stat("object")).size == 128 * MIB
-    assert peak < 32 * MIB
+    itself = 128 * MIB * 9 // 8 if place.in_this_process else 0  # a growing buffer is an eighth ahead
+    assert peak < itself + 32 * MIB
 
 
 def _upload_for_ever(place: Place, underway: EventType) -> None:
@@ -374,8 +401,8 @@ async def test_sweep_removes_old_unfinished_uploads_and_nothing_else(target: Sto
 
 @pytest.mark.parametrize(
     "key",
-    ["", ".", "..", ".hidden", "-x", "_x", "a/b", "../x", "/etc/passwd", "a\\b", "a b", "a\0b", "a\n", "ä", "a:b", "a*",
-     "x" * 201],
+    ["", ".", "..", ".hidden", "-x", "_x", "a/b", "../x", "/etc/passwd", "a\\b", "a b", "a.", "a\0b", "a\n", "ä", "a:b",
+     "a*", "x" * 201],
 )  # fmt: skip
 async def test_odd_names_are_refused_everywhere(target: StorageBackend, place: Place, key: str) -> None:
     pulled = []
@@ -397,7 +424,7 @@ async def test_odd_names_are_refused_everywhere(target: StorageBackend, place: P
 
 
 async def test_the_longest_and_the_shortest_name_work(target: StorageBackend) -> None:
-    for key in ("x" * 200, "x", "A.", "0..a"):
+    for key in ("x" * 200, "x", "A-", "0..a"):
         await target.put(key, pieces(key.encode()))
         assert await read(target, key) == key.encode()
     assert len(await listed(target)) == 4

@@ -78,8 +78,9 @@ def _run(task: Task, pipe: Connection) -> None:
 
 
 @cache
-def _start_server() -> None:
-    forkserver.set_forkserver_preload(["__main__", __name__])
+def start_server() -> None:
+    """Start the server that processes are forked from; it has imported what they need."""
+    forkserver.set_forkserver_preload(["__main__", __name__, "storage_backends.smb", "tests.integration.smb_writer"])
     before = os.environ.get("PYTHONPATH")
     # The server passes over what it cannot import, and it does not get our sys.path: every run would import afresh.
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
@@ -96,7 +97,7 @@ class Writer:
     """The process; `with Writer(task) as writer` waits until it is ready."""
 
     def __init__(self, task: Task) -> None:
-        _start_server()
+        start_server()
         context = get_context("forkserver")
         self._pipe, far_end = context.Pipe()
         self._process: BaseProcess = context.Process(target=_run, args=(task, far_end))

@@ -15,7 +15,7 @@ import pytest
 
 from demo.postgresql_server import PostgresqlServer
 from service.config import PostgresqlSettings
-from service.errors import JobRefused, SourceUnavailable
+from service.errors import JobRefused, SourceError, SourceUnavailable
 from service.exclusive import exclusive, servers_locked
 from service.journal import journals
 from service.settle import settle
@@ -231,7 +231,7 @@ async def test_a_session_that_holds_the_lock_is_not_ended_for_being_idle(
         password = one.root / "password"
         password.write_text("x")
         settings = source(one).model_copy(update={"user": role, "password_file": password})
-        async with only_one(settings, "a backup"):
+        async with only_one(settings, "a backup", recovering=False):
             await asyncio.sleep(0.3)
             assert (await postgresql.fetch(LOCKS))[0][0] == 1
     finally:
@@ -242,3 +242,15 @@ def test_the_holder_is_told_what_it_needs(one: Installation) -> None:
     """What the other process is given stands for the same server."""
     again = PostgresqlSettings.model_validate(json.loads(source(one).model_dump_json()), strict=False)
     assert again == source(one)
+
+
+async def test_a_restore_that_closed_the_maintenance_database_can_still_be_settled(
+    own_postgresql: PostgresqlServer,
+) -> None:
+    settings = PostgresqlSettings.model_validate(own_postgresql.source_settings(), strict=False)
+    await own_postgresql.execute("ALTER DATABASE postgres WITH ALLOW_CONNECTIONS false", database="template1")
+    with pytest.raises(SourceError, match="not currently accepting connections"):
+        async with servers_locked([settings], "a backup"):
+            pass
+    async with servers_locked([settings], "a rollback", recovering=True):
+        pass

@@ -21,7 +21,7 @@ import pytest
 
 from storage_backends import StorageBackend
 from storage_backends.local import LocalBackend
-from storage_backends.local_file import is_temporary
+from storage_backends.temporary import is_temporary
 from tests.integration.local_writer import Task, Writer, content
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from service.config_monitoring import DeadManSettings, NotificationSettings, Not
 from service.job import Job, JobState
 from service.notify import Notifier, send_message
 from service.notify_message import Message
+from service.notify_send import answer
 from service.outbox import Outbox
 from tests.integration.network_sinks import http_sink, mail_sink
 from tests.recipes import eventually
@@ -159,6 +160,22 @@ async def test_each_url_that_fails_is_told_apart_and_without_its_secrets(tmp_pat
     assert "does not know" in problems[4]
 
 
+def test_no_piece_of_a_url_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    url = "tgram://canary:Zx81%40Zx82@host.example/Zx83/?to=Zx84"
+    said = "host.example: canary, Zx81%40Zx82, Zx81@Zx82 and Zx83 to Zx84 failed at https://h/Zx85, tgram is down"
+
+    def fail() -> str:
+        raise ValueError(said)
+
+    answer(0, url, lambda: said)
+    answer(1, url, fail)
+    told = "***: ***, ***, ***@*** and *** to *** failed at https://*** tgram is down"
+    assert [json.loads(line) for line in capfd.readouterr().out.splitlines()] == [
+        {"number": 0, "said": told},
+        {"number": 1, "said": f"ValueError: {told}"},
+    ]
+
+
 async def test_a_server_that_hangs_delays_no_job_and_no_other_ping_and_is_given_up(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -202,7 +219,7 @@ async def test_a_job_that_is_cancelled_while_leaving_leaves_no_child_behind(tmp_
         await eventually(lambda: hanging.seen)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await task
+            await asyncio.wait_for(asyncio.shield(task), 20)  # by itself the child would end after 35 seconds
         assert children() == []
 
 

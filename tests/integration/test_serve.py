@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -16,7 +16,6 @@ from service import serve as serve_module
 from service.app import App
 from service.client import Client
 from service.job import Job
-from service.jobs import Stuck
 from service.progress import Progress
 from service.serve import _Service
 from tests.service_parts import Place, until
@@ -27,26 +26,34 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path, settings={"service": {"socket": str(tmp_path / "run" / "s.sock"), "stop_timeout": 1.0}})
 
 
+class Abandoned(Exception):
+    """Stands for the end of the process."""
+
+
+def abandon(why: str) -> NoReturn:
+    raise Abandoned(why)
+
+
 @asynccontextmanager
 async def serving(place: Place) -> AsyncIterator[tuple[App, asyncio.Task[None], asyncio.Event]]:
     """The service on a place, ready; it is stopped after the block if it still runs."""
     stop = asyncio.Event()
     async with place.app() as app:
-        running = asyncio.create_task(_Service(app, lambda: place.file, stop, asyncio.Event()).run())
+        running = asyncio.create_task(_Service(app, lambda: place.file, stop, asyncio.Event(), abandon).run())
         await until(lambda: app.not_ready is None or running.done())
         try:
             yield app, running, stop
         finally:
             stop.set()
-            with contextlib.suppress(Stuck):
+            with contextlib.suppress(BaseExceptionGroup):
                 await running
 
 
 async def test_a_state_that_cannot_be_written_ends_neither_the_service_nor_what_runs(
     place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(serve_module, "LOOK_AT_TARGET", 0.01)
-    monkeypatch.setattr(serve_module, "SETTLE_AGAIN", 0.01)
+    monkeypatch.setattr(serve_module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(serve_module, "MEASURE_EVERY", 1)
     gate, begun, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
     async with serving(place) as (app, running, _):
         work = app.jobs.work
@@ -79,8 +86,8 @@ async def test_a_state_that_cannot_be_written_ends_neither_the_service_nor_what_
 async def test_history_is_not_forgotten_while_the_clock_is_in_doubt(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve_module, "LOOK_AT_TARGET", 0.01)
-    monkeypatch.setattr(serve_module, "SETTLE_AGAIN", 0.01)
+    monkeypatch.setattr(serve_module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(serve_module, "MEASURE_EVERY", 1)
     async with serving(place) as (app, _, _):
         await until(lambda: app.jobs.active is None and not app.jobs.waiting)
         old = Job(id="a" * 16, kind="verify", origin="socket", state="failed", created=place.clock())
@@ -98,7 +105,7 @@ async def test_history_is_not_forgotten_while_the_clock_is_in_doubt(
             await asyncio.sleep(0.01)
 
 
-async def test_a_job_that_does_not_stop_lets_the_service_end_with_stuck_and_not_hang(
+async def test_a_job_that_does_not_stop_has_the_process_ended_and_is_remembered_as_interrupted(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs_module, "LOOK_SECONDS", 0.02)
@@ -119,9 +126,17 @@ async def test_a_job_that_does_not_stop_lets_the_service_end_with_stuck_and_not_
         await begun.wait()
         stop.set()
         try:
-            with pytest.raises(Stuck, match=job.id):
+            with pytest.raises(BaseExceptionGroup) as caught:
                 await asyncio.wait_for(asyncio.shield(running), 30)
+            abandoned = caught.value.subgroup(Abandoned)
+            assert abandoned is not None and job.id in str(_first(abandoned))
         finally:
             free.set()
         ended = await app.history.job(job.id)
         assert ended is not None and ended.state == "interrupted"
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -19,12 +19,11 @@ from service.settle import SettleResult, settle
 from service.state_directory import only_job
 from storage_backends.base import StorageBackend, TargetUnavailable
 from storage_backends.local import LocalBackend
-from storage_backends.local_file import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
 from tests.kills import killed_at
 from tests.service_parts import Clock, Place
 
 ABSENT = "Backup_20200101_0000Z.zip"
-LEFTOVER = f"{TEMPORARY_PREFIX}0123456789abcdef{TEMPORARY_SUFFIX}"
+LEFTOVER = ".deviceon-backup-0123456789abcdef.part"
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ MALFORMED = {
     "no HTTP": b"hello\r\n\r\n",
     "a long line": b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
     "a long header": b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 5000 + b"\r\n\r\n",
-    "many headers": b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: x\r\n" % n for n in range(200)) + b"\r\n",
+    "many headers": b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: x\r\n" % n for n in range(100)) + b"\r\n",
     "two lengths": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
     "TLS": bytes.fromhex("160301020001000001fc0303") + bytes(64) + b"\r\n\r\n",
 }
@@ -148,7 +148,8 @@ async def test_no_answer_tells_what_runs_here_and_no_request_is_logged(
 
 
 async def test_a_body_is_not_waited_for(port: int) -> None:
-    answer = await raw(port, b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\nx")
+    request = b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\nx"
+    answer = await asyncio.wait_for(raw(port, request), http.IDLE_SECONDS / 2)
     assert answer.startswith(b"HTTP/1.1 404")
 
 
@@ -183,7 +184,7 @@ async def test_leaving_closes_idle_connections_and_lets_go_of_the_port(health: T
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert await reader.readline()
-    await asyncio.wait_for(reader.read(), 20)
+    await asyncio.wait_for(reader.read(), http.IDLE_SECONDS / 2)
     writer.close()
     async with status_server(f"127.0.0.1:{port}", metrics=Metrics(), health=health) as (host, again):
         assert (host, again) == ("127.0.0.1", port)

@@ -7,11 +7,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.retention import Candidate, RetentionSettings, Verdict, decide
 
+# Nothing here is timed: other work on the machine must not fail a test.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 RULES = ["keep_last", "keep_daily", "keep_weekly", "keep_monthly", "keep_yearly", "keep_within"]
 ZONES = ["UTC", "Europe/Berlin", "Pacific/Apia", "America/Sao_Paulo"]
@@ -20,7 +22,7 @@ ZONES = ["UTC", "Europe/Berlin", "Pacific/Apia", "America/Sao_Paulo"]
 ages = st.one_of(
     st.timedeltas(timedelta(0), timedelta(days=3)),
     st.timedeltas(timedelta(0), timedelta(days=3000)),
-    st.integers(0, 60).map(lambda days: timedelta(days=days)),
+    st.integers(0, 6).map(lambda days: timedelta(days=days)),
     st.integers(0, 60).map(lambda days: timedelta(days=days, hours=12)),
 )
 past = ages.map(lambda age: NOW - age)
@@ -30,8 +32,9 @@ any_time = past | ages.map(lambda age: NOW + age)
 @st.composite
 def archive_lists(draw: st.DrawFn, created: st.SearchStrategy[datetime], *, odd: bool = True) -> list[Candidate]:
     """Draw archives in any order; with `odd` also such as do not count, or are held."""
-    names = draw(st.lists(st.integers(0, 99).map(lambda n: f"Backup_{n:02}.zip"), unique=True, max_size=14))
-    mostly = st.integers(0, 4).map(bool) if odd else st.just(True)
+    number = draw(st.integers(0, 14))
+    names = draw(st.permutations([f"Backup_{n:02}.zip" for n in range(number)]))
+    mostly = st.sampled_from([True] * 12 + [False]) if odd else st.just(True)
     return [
         Candidate(
             name=name,
@@ -100,7 +103,7 @@ def oracle(archives: list[Candidate], policy: RetentionSettings, *, now: datetim
     return gone
 
 
-@settings(max_examples=500)
+@settings(UNHURRIED, max_examples=500)
 @given(archives=archive_lists(past), policy=policies(), zone=st.sampled_from(ZONES))
 def test_what_is_removed_is_what_counting_the_newer_ones_says(
     archives: list[Candidate], policy: RetentionSettings, zone: str
@@ -109,7 +112,7 @@ def test_what_is_removed_is_what_counting_the_newer_ones_says(
     assert found == oracle(archives, policy, now=NOW, timezone=zone)
 
 
-@settings(max_examples=300)
+@settings(UNHURRIED, max_examples=300)
 @given(archives=archive_lists(any_time), policy=policies(), clock=clocks)
 def test_nothing_that_must_stay_is_removed_and_each_archive_has_a_reason(
     archives: list[Candidate], policy: RetentionSettings, clock: dict[str, Any]
@@ -124,7 +127,7 @@ def test_nothing_that_must_stay_is_removed_and_each_archive_has_a_reason(
         assert max(counting)[1] not in removed(verdicts)
 
 
-@settings(max_examples=300)
+@settings(UNHURRIED, max_examples=300)
 @given(archives=archive_lists(any_time), policy=policies(), clock=clocks, rule=st.sampled_from(RULES), more=numbers)
 def test_a_larger_number_or_one_more_rule_never_removes_more(
     archives: list[Candidate], policy: RetentionSettings, clock: dict[str, Any], rule: str, more: int
@@ -134,7 +137,7 @@ def test_a_larger_number_or_one_more_rule_never_removes_more(
     assert removed(decide(archives, larger, **clock)) <= removed(decide(archives, policy, **clock))
 
 
-@settings(max_examples=300)
+@settings(UNHURRIED, max_examples=300)
 @given(
     archives=archive_lists(any_time),
     policy=policies(),
@@ -142,7 +145,7 @@ def test_a_larger_number_or_one_more_rule_never_removes_more(
     kind=st.sampled_from([{"verified": False}, {"usable": False}, {"seq": None}, {"created": None}]),
     seq=st.integers(0, 12),
     created=any_time,
-    name=st.sampled_from(["Backup_00a.zip", "Backup_50a.zip", "Backup_99a.zip"]),
+    name=st.sampled_from(["Backup_00a.zip", "Backup_06a.zip", "Backup_99a.zip"]),
     held=st.booleans(),
 )
 def test_one_more_archive_that_does_not_count_changes_nothing_for_the_rest(
@@ -161,7 +164,7 @@ def test_one_more_archive_that_does_not_count_changes_nothing_for_the_rest(
     assert last.keep
 
 
-@settings(max_examples=200)
+@settings(UNHURRIED, max_examples=200)
 @given(archives=archive_lists(any_time), policy=policies(), clock=clocks, data=st.data())
 def test_a_hold_changes_nothing_for_the_rest(
     archives: list[Candidate], policy: RetentionSettings, clock: dict[str, Any], data: st.DataObject
@@ -172,7 +175,7 @@ def test_a_hold_changes_nothing_for_the_rest(
     assert removed(decide(holding, policy, **clock)) == removed(decide(without, policy, **clock)) - held
 
 
-@settings(max_examples=200)
+@settings(UNHURRIED, max_examples=200)
 @given(archives=archive_lists(any_time), policy=policies(), clock=clocks, data=st.data())
 def test_the_order_in_which_archives_are_listed_does_not_matter(
     archives: list[Candidate], policy: RetentionSettings, clock: dict[str, Any], data: st.DataObject
@@ -182,14 +185,14 @@ def test_the_order_in_which_archives_are_listed_does_not_matter(
     assert decide(shuffled, policy, **clock) == [by_name[archive.name] for archive in shuffled]
 
 
-@settings(max_examples=200)
+@settings(UNHURRIED, max_examples=200)
 @given(archives=archive_lists(any_time, odd=False), number=st.integers(1, 20), clock=clocks)
 def test_keep_last_alone_keeps_exactly_that_many(archives: list[Candidate], number: int, clock: dict[str, Any]) -> None:
     verdicts = decide(archives, RetentionSettings(keep_last=number), **clock)
     assert sum(verdict.keep for verdict in verdicts) == min(number, len(archives))
 
 
-@settings(max_examples=200)
+@settings(UNHURRIED, max_examples=200)
 @given(
     archives=archive_lists(past, odd=False),
     rule=st.sampled_from(["daily", "weekly", "monthly", "yearly"]),
@@ -209,7 +212,7 @@ def test_a_calendar_rule_alone_keeps_one_archive_of_each_period_it_reaches(
     assert sum(verdict.keep for verdict in verdicts) == min(number, len(periods))
 
 
-@settings(max_examples=300)
+@settings(UNHURRIED, max_examples=300)
 @given(
     archives=archive_lists(past),
     policy=policies(),
@@ -226,9 +229,7 @@ def test_in_doubt_nothing_is_removed_that_would_be_kept_by_the_right_time(
     ]
     suspected = decide(told, policy, now=wrong_now, timezone=zone, clock_suspect=True)
     assert removed(suspected) <= by_the_right_time
+    last_alone = policy == RetentionSettings(keep_last=policy.keep_last or 1)
+    assert removed(suspected) == (by_the_right_time if last_alone else set())
     if any(counts(archive) and archive.created is not None and archive.created > wrong_now for archive in told):
-        assert removed(decide(told, policy, now=wrong_now, timezone=zone)) <= by_the_right_time
-    if policy == RetentionSettings(keep_last=policy.keep_last or 1):
-        assert removed(suspected) == by_the_right_time
-    else:
-        assert removed(suspected) == set()
+        assert removed(decide(told, policy, now=wrong_now, timezone=zone)) == removed(suspected)

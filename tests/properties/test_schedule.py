@@ -10,16 +10,18 @@ from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from service.schedule import ScheduleSettings, delay, next_run, preview, previous_run
 
+# Nothing here is timed: other work on the machine must not fail a test.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ZONES = sorted(available_timezones())
 WEEKDAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 TICK = timedelta.resolution
-SECOND, MINUTE, HOUR, DAY = (timedelta(**{unit: 1}) for unit in ("seconds", "minutes", "hours", "days"))
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 BEGIN, END = datetime(2015, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC)
 
 Transition = tuple[datetime, timedelta, timedelta]
@@ -76,38 +78,63 @@ def check_order(plan: ScheduleSettings, runs: list[datetime]) -> None:
     assert all(run.tzinfo is UTC for run in runs)
 
 
+@cache
+def distinct_transitions() -> dict[Transition, str]:
+    """Return all of all zones, each with one of its zones: nothing else of a zone makes a difference nearby."""
+    found: dict[Transition, str] = {}
+    for name in ZONES:
+        for transition in transitions(name):
+            found.setdefault(transition, name)
+    return found
+
+
 def test_every_transition_of_every_zone_leaves_one_daily_run_a_day(
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Zones that do the same at the same instant are tried once: nothing else of a zone is looked at."""
-    tried: dict[Transition, str] = {}
-    for name in ZONES:
-        for transition in transitions(name):
-            tried.setdefault(transition, name)
-    assert len(tried) > 400
-    for (instant, old, new), name in tried.items():
-        low, high = sorted(((instant + old).replace(tzinfo=None), (instant + new).replace(tzinfo=None)))
+    assert len(distinct_transitions()) > 400
+    for (instant, old, new), name in distinct_transitions().items():
+        now = instant.replace(tzinfo=None)
+        low, high = sorted((now + old, now + new))
         for local in (low - MINUTE, low, low + (high - low) // 2, high - MINUTE, high):
             plan = ScheduleSettings(frequency="daily", at=f"{local:%H:%M}", timezone=name)
             days = [local + n * DAY for n in range(-2, 3)]
             # The old offset holds before the instant, the new one from it on; what neither reaches is due at it.
-            expected = [
-                (
-                    day - old
-                    if day - old < instant.replace(tzinfo=None)
-                    else max(day - new, instant.replace(tzinfo=None))
-                )
-                for day in days
-            ]
-            due = [moment.replace(tzinfo=UTC) for moment in expected]
-            runs = runs_from(plan, due[0] - TICK, due[-1])
-            assert runs == due, (name, plan.at, instant)
+            moments = [day - old if day - old < now else max(day - new, now) for day in days]
+            expected = [moment.replace(tzinfo=UTC) for moment in moments]
+            runs = runs_from(plan, expected[0] - TICK, expected[-1])
+            assert runs == expected, (name, plan.at, instant)
             check_order(plan, runs)
-    record_property("counted", f"{len(tried)} distinct transitions of {len(ZONES)} time zones")
+    record_property("counted", f"{len(distinct_transitions())} distinct transitions of {len(ZONES)} time zones")
+
+
+@pytest.mark.parametrize(
+    ("expression", "minutes", "hours"),
+    [
+        ("*/15 * * * *", {0, 15, 30, 45}, set(range(24))),
+        ("17 * * * *", {17}, set(range(24))),
+        ("*/7 0-3,21-23 * * *", set(range(0, 60, 7)), {0, 1, 2, 3, 21, 22, 23}),
+    ],
+)
+def test_a_wildcard_follows_the_clock_through_every_kind_of_transition(
+    expression: str, minutes: set[int], hours: set[int]
+) -> None:
+    kinds = {
+        (instant.time(), old, new): (instant, name) for (instant, old, new), name in distinct_transitions().items()
+    }
+    assert len(kinds) > 60
+    for instant, name in kinds.values():
+        plan, zone = ScheduleSettings(frequency="cron", cron=expression, timezone=name), ZoneInfo(name)
+        begin, end = instant - 3 * HOUR, instant + 4 * HOUR
+        looks = [begin + n * MINUTE for n in range(1, (end - begin) // MINUTE + 1)]
+        expected = [look for look in looks if (shown := clock(look, zone)).minute in minutes and shown.hour in hours]
+        assert runs_from(plan, begin, end) == expected
+        assert runs_back_from(plan, end, begin) == expected
 
 
 # ---- all schedules, watched ------------------------------------------------------------------------------------------
 
+zones = st.sampled_from(ZONES) | st.deferred(lambda: st.sampled_from(sorted(set(distinct_transitions().values()))))
+"""All, and more often those whose clocks are set."""
 times = st.times().map(lambda moment: f"{moment:%H:%M}")
 some_weekdays = st.lists(st.sampled_from(WEEKDAYS), min_size=1, unique=True)
 
@@ -142,7 +169,7 @@ def plans(draw: st.DrawFn, zone: str) -> tuple[ScheduleSettings, Asked, bool]:
     keys: dict[str, Any] = {"frequency": frequency, "timezone": zone}
     if frequency == "cron":
         (minute, minutes), (hour, hours) = draw(cron_fields(0, 59)), draw(cron_fields(0, 23))
-        weekdays = draw(st.sets(st.integers(1, 7), min_size=1))
+        weekdays = draw(st.just(set(range(1, 8))) | st.sets(st.integers(1, 7), min_size=1))
         plan = ScheduleSettings(**keys, cron=f"{minute} {hour} * * {','.join(map(str, weekdays))}")
         return (
             plan,
@@ -186,8 +213,8 @@ def moments(draw: st.DrawFn, zone: str) -> datetime:
     return anchor + draw(st.integers(-180, 180)) * MINUTE
 
 
-@settings(max_examples=300, deadline=None)
-@given(data=st.data(), zone=st.sampled_from(ZONES))
+@settings(UNHURRIED, max_examples=200)
+@given(data=st.data(), zone=zones)
 def test_runs_are_those_that_somebody_who_watches_the_clock_would_start(data: st.DataObject, zone: str) -> None:
     plan, asked, as_shown = data.draw(plans(zone))
     middle = data.draw(moments(zone))
@@ -202,8 +229,8 @@ def test_runs_are_those_that_somebody_who_watches_the_clock_would_start(data: st
     assert runs_back_from(plan, end, begin) == expected
 
 
-@settings(max_examples=300, deadline=None)
-@given(data=st.data(), zone=st.sampled_from(ZONES), moment=st.datetimes(datetime(1901, 1, 1), datetime(2120, 1, 1)))
+@settings(UNHURRIED, max_examples=300)
+@given(data=st.data(), zone=zones, moment=st.datetimes(datetime(1901, 1, 1), datetime(2120, 1, 1)))
 def test_runs_are_in_one_order_from_both_sides_in_every_century(
     data: st.DataObject, zone: str, moment: datetime
 ) -> None:
@@ -215,8 +242,8 @@ def test_runs_are_in_one_order_from_both_sides_in_every_century(
     check_order(plan, [*runs, next_run(plan, runs[1])])
 
 
-@settings(max_examples=100, deadline=None)
-@given(data=st.data(), zone=st.sampled_from(ZONES), at=times, day=st.integers(1, 28), weekdays=some_weekdays)
+@settings(UNHURRIED, max_examples=100)
+@given(data=st.data(), zone=zones, at=times, day=st.integers(1, 28), weekdays=some_weekdays)
 def test_a_fixed_cron_expression_is_the_schedule_it_spells(
     data: st.DataObject, zone: str, at: str, day: int, weekdays: list[str]
 ) -> None:
@@ -236,8 +263,8 @@ def test_a_fixed_cron_expression_is_the_schedule_it_spells(
         assert previous_run(plan, after) == previous_run(cron, after)
 
 
-@settings(max_examples=100, deadline=None)
-@given(data=st.data(), zone=st.sampled_from(ZONES), jitter=st.integers(0, 720), seed=st.text(max_size=20))
+@settings(UNHURRIED, max_examples=100)
+@given(data=st.data(), zone=zones, jitter=st.integers(0, 720), seed=st.text(max_size=20))
 def test_jitter_never_makes_a_run_pass_the_next(data: st.DataObject, zone: str, jitter: int, seed: str) -> None:
     plan = data.draw(plans(zone))[0].model_copy(update={"jitter": jitter})
     after = data.draw(moments(zone))
@@ -254,6 +281,7 @@ def test_jitter_never_makes_a_run_pass_the_next(data: st.DataObject, zone: str, 
     assert shown == [run for run in all_runs if run > after][:5]
 
 
+@settings(UNHURRIED, max_examples=100)
 @given(day=st.dates(date(1970, 1, 1), date(2100, 1, 1)), asked=st.integers(1, 31))
 def test_a_monthly_schedule_runs_once_in_every_month(day: date, asked: int) -> None:
     plan = ScheduleSettings(frequency="monthly", at="12:00", day=asked)
@@ -264,7 +292,7 @@ def test_a_monthly_schedule_runs_once_in_every_month(day: date, asked: int) -> N
     assert (following.year * 12 + following.month) - (run.year * 12 + run.month) == 1
 
 
-@settings(max_examples=500, deadline=None)
+@settings(UNHURRIED, max_examples=500)
 @given(
     st.lists(st.text("0123456789*,-/#LW", min_size=1, max_size=6), min_size=5, max_size=5).map(" ".join)
     | st.text(max_size=30)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from service import jobs
 from service import jobs as jobs_module
 from service.announcer import Announcer
 from service.config import ServiceSettings
@@ -28,6 +29,11 @@ from tests.service_parts import START, Clock, until
 Doing = Callable[[Job, Progress], Awaitable[dict[str, Any]]]
 QUICK = ServiceSettings.model_construct(no_progress_timeout=0.1, quiet_timeout=600.0)
 PATIENT = ServiceSettings.model_construct(no_progress_timeout=600.0, quiet_timeout=600.0)
+
+
+@pytest.fixture(autouse=True)
+def _quick_undoing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "UNDO_SECONDS", QUICK.no_progress_timeout)
 
 
 @pytest.fixture(autouse=True)

@@ -80,6 +80,7 @@ def test_a_job_that_has_not_ended_is_not_counted(metrics: Metrics) -> None:
     metrics.job_ended(ended().but(state="verifying"))
     assert value(metrics, "last_success_timestamp_seconds") == 0
     assert value(metrics, "runs_total", kind="backup", result="succeeded") == 0
+    assert b"verifying" not in metrics.text()
 
 
 def test_the_last_success_is_known_after_a_restart_and_never_is_0(metrics: Metrics) -> None:

@@ -270,6 +270,13 @@ def test_a_run_is_the_previous_one_from_its_due_time_on(plan: ScheduleSettings) 
     assert previous_run(plan, due - timedelta.resolution) < due
 
 
+def test_the_previous_run_is_found_within_an_hour_that_is_shown_twice() -> None:
+    plan = cron("30 * * * *", "Europe/Berlin")
+    looks = ["2026-10-25 00:29", "2026-10-25 00:30", "2026-10-25 01:29", "2026-10-25 01:45", "2026-10-25 02:30"]
+    found = [f"{previous_run(plan, utc(look)):%H:%M}" for look in looks]
+    assert found == ["23:30", "00:30", "00:30", "01:30", "02:30"]
+
+
 def test_after_years_of_absence_the_last_of_very_many_runs_is_found() -> None:
     assert previous_run(cron("* * * * *"), utc("2031-07-08 09:10:11")) == utc("2031-07-08 09:10")
 

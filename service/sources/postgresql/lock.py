@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 
 from service.config import PostgresqlSettings
-from service.errors import JobRefused
+from service.errors import JobRefused, SourceError
 from service.sources.postgresql.connect import Connection, connect, errors_as_source
 
 _CLASS, _OBJECT = 0x4465_764F, 0x6E42_6B70  # "DevO", "nBkp"
@@ -37,9 +37,12 @@ _HOLDER = """
 
 
 @contextlib.asynccontextmanager
-async def only_one(settings: PostgresqlSettings, what: str) -> AsyncIterator[None]:
-    """Hold the server's lock for a block. Raises JobRefused when another service holds it, SourceUnavailable."""
-    connection = await connect(settings, settings.maintenance_database)
+async def only_one(settings: PostgresqlSettings, what: str, *, recovering: bool) -> AsyncIterator[None]:
+    """Hold the server's lock for a block. Raises JobRefused when another service holds it, SourceUnavailable.
+
+    `recovering`: an interrupted restore is being settled, which may have closed the maintenance database itself.
+    """
+    connection = await _connected(settings, recovering=recovering)
     try:
         with errors_as_source("asking for the server's backup lock"):
             await connection.execute(_SESSION)
@@ -48,6 +51,16 @@ async def only_one(settings: PostgresqlSettings, what: str) -> AsyncIterator[Non
         yield
     finally:
         await _let_go(connection, settings)
+
+
+async def _connected(settings: PostgresqlSettings, *, recovering: bool) -> Connection:
+    try:
+        return await connect(settings, settings.maintenance_database)
+    except SourceError as error:
+        if not recovering or not isinstance(error.__cause__, asyncpg.ObjectNotInPrerequisiteStateError):
+            raise
+    # It takes no connections: so nobody can hold or get its lock before this restore is settled.
+    return await connect(settings, "template1")
 
 
 async def _refusal(connection: Connection, what: str) -> JobRefused:

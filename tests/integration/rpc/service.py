@@ -21,6 +21,7 @@ from service.rpc.codec import Code, RpcError
 from service.rpc.limits import DEFAULTS, Limits
 from service.rpc.peers import AllowedUsers, Peer
 from service.rpc.server import RpcServer
+from storage_backends.base import TargetFull
 
 ME = os.geteuid()
 NOBODY = 65534
@@ -60,6 +61,8 @@ class Methods:
                 return None
             case "refuse":
                 raise JobRefused("a backup is running", hint="Wait until it has finished.")
+            case "full":
+                raise TargetFull("the disk is full", hint="Make room.")
             case "break":
                 raise RuntimeError("the password is swordfish")
             case "await_cancelled":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from service.client import Client, RemoteError
 from service.rpc.limits import Limits
 from service.rpc.peers import AllowedUsers
-from tests.integration.rpc.service import ME, NOBODY, Serving, connect_as, serving, until
+from tests.integration.rpc.service import ME, NOBODY, Raw, Serving, connect_as, serving, until
 
 BOTH = AllowedUsers(admin=frozenset({ME}), read=frozenset({NOBODY, NOBODY - 1}))
 REQUEST = b'{"jsonrpc":"2.0","id":1,"method":"echo"}\n'
@@ -305,6 +306,23 @@ async def test_a_thousand_silent_connections_keep_nobody_out(path: Path) -> None
                 await answers(service)
         await answers(service)
         await until(lambda: len(service.server._seats) <= 8)
+
+
+async def test_others_have_their_turn_while_many_are_let_in(path: Path) -> None:
+    async with serving(path) as service, contextlib.AsyncExitStack() as stack:
+        for _ in range(300):  # without giving the server a turn
+            last = stack.enter_context(socket.socket(socket.AF_UNIX))
+            last.connect(str(path))
+        last.sendall(REQUEST)
+        last.setblocking(False)
+        answer = asyncio.ensure_future(Raw(last).read())
+        turns = 0
+        while not answer.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert (await answer) is not None
+        assert turns > 100
+        await answers(service)
 
 
 async def test_a_thousand_connections_of_an_unlisted_user_keep_nobody_out(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,9 @@ async def test_errors_of_the_service_arrive_with_code_and_hint(path: Path) -> No
             await client.call("refuse")
         assert refused.value.code == "JOB_REFUSED"
         assert refused.value.hint == "Wait until it has finished."
+        with pytest.raises(RemoteError) as refused:
+            await client.call("full")
+        assert (refused.value.code, refused.value.hint) == ("TARGET_FULL", "Make room.")
         with pytest.raises(RemoteError) as refused:
             await client.call("no.such.method")
         assert refused.value.code == "METHOD_NOT_FOUND"
@@ -257,7 +261,7 @@ async def test_a_connection_has_one_subscription_and_a_peer_four(path: Path) -> 
 
 async def test_leaving_the_block_lets_requests_end_and_closes(path: Path) -> None:
     async with contextlib.AsyncExitStack() as clients:
-        async with serving(path) as service:
+        async with serving(path, limits=Limits(stop_seconds=60)) as service:
             client = await clients.enter_async_context(Client.unix(path))
             idle = await clients.enter_async_context(Client.unix(path))
             listener = await clients.enter_async_context(Client.unix(path))
@@ -266,6 +270,8 @@ async def test_leaving_the_block_lets_requests_end_and_closes(path: Path) -> Non
             waiting = asyncio.ensure_future(client.call("wait"))
             await until(lambda: service.methods.begun)
             asyncio.get_running_loop().call_later(0.2, service.methods.gate.set)
+            began = time.monotonic()
+        assert time.monotonic() - began < 30, "it waited for those who ask nothing"
         assert await waiting == "opened"
         assert not path.exists()
         for lost in (client, idle):

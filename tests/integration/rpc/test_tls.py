@@ -16,6 +16,7 @@ from typing import cast
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from service.client import Client, ConnectionLost, RemoteError
@@ -24,7 +25,7 @@ from service.events import EventHub
 from service.rpc.limits import DEFAULTS, Limits
 from service.rpc.peers import AllowedNames, Peer
 from service.rpc.server import RpcServer
-from service.rpc.tls import TlsFiles
+from service.rpc.tls import TlsFiles, server_context
 from tests.integration.rpc.certificates import LOCALHOST, Authority, Files
 from tests.integration.rpc.service import Methods, until
 
@@ -250,6 +251,20 @@ async def test_who_does_not_shake_hands_is_closed_in_time_and_keeps_nobody_out(p
             assert await client.call("echo") == {}
 
 
+async def test_of_too_many_that_do_not_shake_hands_the_first_is_closed(place: Place) -> None:
+    limits = Limits(connections=4, handshake_seconds=60)
+    loop = asyncio.get_running_loop()
+    async with serving(place, limits) as service, AsyncExitStack() as stack:
+        silent = []
+        for _ in range(5):
+            silent.append(stack.enter_context(socket.socket()))
+            silent[-1].setblocking(False)
+            await loop.sock_connect(silent[-1], ("127.0.0.1", service.port))
+        async with asyncio.timeout(30):
+            assert await loop.sock_recv(silent[0], 1) == b""
+        assert len(service.server._handshakes) == 4
+
+
 async def test_limits_hold_over_tls_too(place: Place) -> None:
     good = place.authority.sign("good", x509.DNSName("portal.example"))
     viewer = place.authority.sign("viewer", x509.DNSName("viewer.example"))
@@ -293,13 +308,13 @@ async def test_a_server_with_tls_clients_stops_at_once(place: Place) -> None:
     good = place.authority.sign("good", x509.DNSName("portal.example"))
     before = asyncio.all_tasks()
     async with AsyncExitStack() as stack:
-        async with serving(place) as service:
+        async with serving(place, Limits(stop_seconds=60, handshake_seconds=60)) as service:
             client = await stack.enter_async_context(service.client(good))
             assert await client.call("echo") == {}
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
             await until(lambda: service.server._handshakes)
             began = time.monotonic()
-        assert time.monotonic() - began < DEFAULTS.stop_seconds
+        assert time.monotonic() - began < 30
         assert connection.fileno() >= 0
     assert asyncio.all_tasks() == before
 
@@ -308,7 +323,13 @@ async def test_files_that_cannot_be_used_are_a_configuration_error(place: Place,
     other = place.authority.sign("other", LOCALHOST)
     empty = tmp_path / "empty.pem"
     empty.write_text("")
+    locked = tmp_path / "locked.key"
+    key = serialization.load_pem_private_key(place.files.key.read_bytes(), None)
+    encryption = serialization.BestAvailableEncryption(b"x")
+    locked.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
     good = place.files
+    with pytest.raises(ConfigError, match="the key has a password"):
+        server_context(TlsFiles(good.certificate, locked, good.client_authority))
     for files in (
         TlsFiles(tmp_path / "missing", good.key, good.client_authority),
         TlsFiles(good.certificate, other.key, good.client_authority),

@@ -1,0 +1,111 @@
+"""A copy of an archive from one target to another: the sealed bytes as they are, then read back like a new archive."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from service.catalog import list_archives, verify
+from service.config import Config
+from service.errors import ServiceError
+from service.ledger import Ledger
+from service.progress import Progress
+from service.state_directory import only_job
+from service.targets import was_removed
+from storage_backends import open_target
+from storage_backends.base import ObjectExists, ObjectInfo, ObjectNotFound, StorageBackend, StorageError
+
+
+@dataclass(frozen=True, slots=True)
+class CopyResult:
+    """A copy that was read back and authenticated. `copied` is false when it was there already."""
+
+    archive: str
+    source: str
+    target: str
+    size: int
+    copied: bool
+
+
+async def copy(
+    config: Config, name: str, *, target: str, source: str | None, ledger: Ledger, progress: Progress
+) -> CopyResult:
+    """Copy an archive to the configured target with the URL `target`, from `source` or whichever target has it.
+
+    One that is there already is read instead. A copy that does not pass is removed. Raises ObjectNotFound when no
+    target has the archive, JobRefused, ServiceError, StorageError.
+    """
+    there = config.at(target)
+    with only_job(config.state_dir, "a copy"):
+        here, info = await _where(config, name, target=there.target.url, source=source, ledger=ledger)
+        copied = await _copied(here, there, info, ledger, progress)
+    archive = f"{there.target.url.rstrip('/')}/{name}"
+    try:
+        await verify(config, archive, progress=progress, ledger=ledger)
+    except (ServiceError, StorageError) as error:
+        if copied and was_removed(error):
+            async with open_target(there.target.url, there.target.options()) as opened:
+                await opened.delete(name)
+                await ledger.settled(opened.url, name)
+        raise
+    return CopyResult(name, here.target.url, there.target.url, info.size, copied)
+
+
+async def _where(
+    config: Config, name: str, *, target: str, source: str | None, ledger: Ledger
+) -> tuple[Config, ObjectInfo]:
+    """Return the configuration of the target to copy from: one that has the archive, best with it verified."""
+    places = [config.at(source)] if source else [each for each in config.each() if each.target.url != target]
+    found: list[tuple[bool, Config, ObjectInfo]] = []
+    problems = []
+    for place in places:
+        try:
+            async with open_target(place.target.url, place.target.options()) as opened:
+                entries = await list_archives(opened, ledger)
+                info = await opened.stat(name)
+        except ObjectNotFound:
+            continue
+        except (ServiceError, StorageError) as error:
+            problems.append(error)
+            continue
+        good = any(entry.name == name and entry.evidence == "verified" for entry in entries)
+        found.append((good, place, info))
+    if not found:
+        if problems:
+            raise problems[0]
+        raise ObjectNotFound(
+            f"no other target has the archive {name}", hint="`deviceon-backup list --target URL` shows what one has."
+        )
+    _, place, info = max(found, key=lambda each: each[0])
+    return place, info
+
+
+async def _copied(here: Config, there: Config, info: ObjectInfo, ledger: Ledger, progress: Progress) -> bool:
+    """Write the copy; False when an object of that name is there already."""
+    async with (
+        open_target(here.target.url, here.target.options()) as source,
+        open_target(there.target.url, there.target.options()) as target,
+    ):
+        progress.begin("copy", f"Copying {info.key} from {source.url} to {target.url}", expected_raw=info.size)
+        await ledger.writing(target.url, info.key)
+        try:
+            async with aclosing(_counted(source, info, progress)) as pieces:
+                written = await target.put(info.key, pieces)
+        except ObjectExists:
+            await ledger.settled(target.url, info.key)
+            return False
+        if written.size != info.size:
+            raise StorageError(
+                f"{target.url} says that {info.key} has {written.size} bytes, but {info.size} were sent",
+                hint="Do not use this copy; check the target.",
+            )
+        await ledger.found(target.url, info.key, written.etag, "written")
+        return True
+
+
+async def _counted(source: StorageBackend, info: ObjectInfo, progress: Progress) -> AsyncGenerator[bytes, None]:
+    async with aclosing(source.get(info.key, etag=info.etag)) as pieces:
+        async for piece in pieces:
+            progress.raw += len(piece)
+            yield piece

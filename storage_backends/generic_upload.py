@@ -1,0 +1,140 @@
+"""One upload through an fsspec driver, visible under its name whole or not at all as far as the driver can that.
+
+Where the driver renames (SFTP, FTP, WebHDFS), the object is written under a hidden name and renamed. Where its `mv` is
+fsspec's own, which copies, the object is written in a transaction: such drivers (object stores, `memory`) show what
+was written when it is committed. A file is never used as a context manager: leaving that after an error completes the
+upload.
+
+Blocking; the methods of one upload run in one thread, in the order create, write..., publish, discard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from threading import Lock
+from typing import Any
+
+from fsspec.spec import AbstractBufferedFile
+
+from storage_backends.base import InvalidUrl, ObjectExists, ObjectInfo, StorageError
+from storage_backends.generic_directory import Directory, publishes_by_rename
+from storage_backends.temporary import temporary_name
+
+_publishing: set[str] = set()
+_publishing_lock = Lock()
+
+
+class Upload:
+    """A file of the directory that will be called `key`."""
+
+    def __init__(self, directory: Directory, key: str, *, overwrite: bool = False) -> None:
+        self._directory = directory
+        self._key = key
+        self._overwrite = overwrite
+        self._rename = publishes_by_rename(directory.driver)
+        self._name = temporary_name() if self._rename else key
+        self._file: Any = None
+        self._size = 0
+        self._published: ObjectInfo | None = None
+
+    def create(self) -> None:
+        """Begin; ObjectExists at once when the name is taken already."""
+        self._refuse_taken()
+        self._directory.make_directory()
+        fs = self._directory.fs
+        with self._directory.mapped_errors():
+            if not self._rename:
+                fs.start_transaction()
+            self._file = fs.open(self._directory.path(self._name), "wb")
+            if not self._rename and not (hasattr(self._file, "commit") and hasattr(self._file, "discard")):
+                raise InvalidUrl(
+                    f"fsspec's driver for {self._directory.url} neither renames nor commits",
+                    hint="A half-written archive would show under its name. Choose another kind of target.",
+                )
+
+    def write(self, pieces: Sequence[bytes | bytearray]) -> None:
+        """Append `pieces`, all of them."""
+        with self._directory.mapped_errors():
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    written = self._file.write(view)
+                    if not written:
+                        raise OSError("the driver takes no more bytes and does not say why")
+                    self._size += written
+                    view = view[written:]
+
+    def publish(self) -> ObjectInfo:
+        """Give the object its name. ObjectExists when the name was taken meanwhile."""
+        with self._directory.mapped_errors():
+            self._file.close()
+        if self._rename and self._stored(self._name).size != self._size:
+            raise self._wrong()
+        with _alone(self._directory.path(self._key)) if not self._overwrite else nullcontext():
+            self._refuse_taken()
+            with self._directory.mapped_errors():
+                if self._rename:
+                    self._directory.fs.mv(self._directory.path(self._name), self._directory.path(self._key))
+                    self._name = ""
+                else:
+                    self._directory.fs.end_transaction()
+                    self._file = None
+            self._published = self._stored(self._key)
+        if self._published.size != self._size:
+            raise self._wrong()
+        return self._published
+
+    def discard(self) -> None:
+        """Leave nothing, also when it was published already. What was replaced on purpose stays replaced."""
+        if self._file is not None:
+            self._drop(self._file)
+        if self._rename and self._name:
+            self._directory.remove(self._name)
+        published = self._published
+        if published is not None and not self._overwrite:
+            now = self._directory.look(self._key)
+            if now is not None and now.etag == published.etag:
+                self._directory.remove(self._key)
+
+    def _drop(self, file: Any) -> None:
+        with suppress(Exception):
+            if self._rename:
+                file.close()
+            else:
+                file.discard()
+        if isinstance(file, AbstractBufferedFile):
+            file.closed = True  # or it would complete the upload when it is collected
+        self._file = None
+
+    def _refuse_taken(self) -> None:
+        if self._directory.look(self._key) is not None and not self._overwrite:
+            raise ObjectExists(
+                f"{self._directory.url}/{self._key} exists already", hint="Nothing was replaced. Choose another name."
+            )
+
+    def _stored(self, name: str) -> ObjectInfo:
+        info = self._directory.look(name)
+        if info is None:
+            raise self._wrong()
+        return info
+
+    def _wrong(self) -> StorageError:
+        return StorageError(
+            f"{self._directory.url}/{self._key} is not there as it was written, though no error was reported",
+            hint="Do not trust this target before its server was looked at.",
+        )
+
+
+@contextmanager
+def _alone(path: str) -> Iterator[None]:
+    """Keep other uploads of this process from publishing the same name meanwhile."""
+    with _publishing_lock:
+        if path in _publishing:
+            raise ObjectExists(f"{path} is being stored by another task", hint="Nothing was replaced.")
+        _publishing.add(path)
+    try:
+        yield
+    finally:
+        with _publishing_lock:
+            _publishing.discard(path)

@@ -1,0 +1,80 @@
+"""What killed writers left: unfinished uploads of parts, and hidden objects."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+
+from storage_backends.base import KEY_PATTERN, ObjectNotFound
+from storage_backends.s3.connection import Connection
+from storage_backends.s3.exclusive import HIDDEN_NAME, HIDDEN_PREFIX
+
+
+async def sweep(connection: Connection, before: datetime) -> int:
+    """Remove what was last touched before `before`; return how many.
+
+    S3 does not tell who began an upload: all that are unfinished under the target's prefix, for keys that the target
+    may hold, count as ours.
+    """
+    removed = 0
+    uploads = [upload async for upload in _uploads(connection)]
+    for upload in uploads:
+        if upload["Initiated"] < before and await _touched(connection, upload) < before:
+            removed += await _abort(connection, upload)
+    async for item in pages(connection, "list_objects_v2", "Contents", prefix=HIDDEN_PREFIX):
+        name = item["Key"].removeprefix(connection.options.prefix)
+        if HIDDEN_NAME.fullmatch(name) and item["LastModified"] < before:
+            await connection.call("delete_object", key=name, Key=item["Key"])
+            removed += 1
+    return removed
+
+
+async def pages(
+    connection: Connection, operation: str, what: str, *, prefix: str, **more: Any
+) -> AsyncIterator[dict[str, Any]]:
+    """Yield every item of a listing of objects directly below the target's prefix."""
+    token: dict[str, str] = {}
+    while True:
+        page = await connection.call(operation, Prefix=connection.path(prefix), Delimiter="/", **more, **token)
+        for item in page.get(what, []):
+            yield item
+        if not page.get("IsTruncated"):
+            return
+        token = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+async def _uploads(connection: Connection) -> AsyncIterator[dict[str, Any]]:
+    markers: dict[str, str] = {}
+    while True:
+        page = await connection.call("list_multipart_uploads", Prefix=connection.path(""), **markers)
+        for upload in page.get("Uploads", []):
+            name = upload["Key"].removeprefix(connection.options.prefix)
+            if KEY_PATTERN.fullmatch(name) or HIDDEN_NAME.fullmatch(name):
+                yield upload
+        if not page.get("IsTruncated"):
+            return
+        markers = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+
+async def _touched(connection: Connection, upload: dict[str, Any]) -> datetime:
+    """Return when an upload got its last part: one that began long ago may still be on its way."""
+    touched: datetime = upload["Initiated"]
+    marker: dict[str, Any] = {}
+    while True:
+        try:
+            page = await connection.call("list_parts", Key=upload["Key"], UploadId=upload["UploadId"], **marker)
+        except ObjectNotFound:
+            return touched
+        touched = max([touched, *(part["LastModified"] for part in page.get("Parts", []))])
+        if not page.get("IsTruncated"):
+            return touched
+        marker = {"PartNumberMarker": page["NextPartNumberMarker"]}
+
+
+async def _abort(connection: Connection, upload: dict[str, Any]) -> int:
+    try:
+        await connection.call("abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"])
+    except ObjectNotFound:
+        return 0
+    return 1

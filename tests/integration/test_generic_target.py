@@ -1,0 +1,221 @@
+"""Targets by fsspec's drivers: what is refused, and what a driver that behaves badly can do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, ClassVar
+from uuid import uuid4
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from storage_backends import (
+    AccessDenied,
+    InvalidUrl,
+    ObjectExists,
+    StorageBackend,
+    StorageError,
+    TargetFull,
+    TargetUnavailable,
+    open_target,
+)
+from storage_backends.generic import GenericBackend
+from tests.ftp_server import FtpServer
+
+
+async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def keys(target: StorageBackend) -> list[str]:
+    return [info.key async for info in target.list_objects()]
+
+
+class Strange(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """A driver to be made to misbehave by its options."""
+
+    protocol = "strange"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    error: Exception | None = None
+    hangs: threading.Event | None = None
+
+    def __init__(self, error: Exception | None = None, hangs: threading.Event | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.error, self.hangs = error, hangs
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.replace("strange://", "memory://")))
+
+    def info(self, path: str, **options: Any) -> Any:
+        if self.hangs is not None:
+            self.hangs.wait()
+        if self.error is not None:
+            raise self.error
+        return super().info(path, **options)
+
+
+@pytest.fixture(autouse=True)
+def strange() -> Iterator[str]:
+    """Register the driver and give a URL of its own."""
+    fsspec.register_implementation("strange", Strange, clobber=True)
+    yield f"strange://{uuid4().hex}"
+    Strange.store.clear()
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("nonsense://x/y", "not supported"),
+        ("gs://bucket/x", "gcsfs"),
+        ("sftp://host/x", "paramiko"),
+        ("abfs://container/x", "adlfs"),
+        ("simplecache::memory://x", "not supported"),
+        ("memory://user:hunter2@x/y", "password"),
+    ],
+)
+def test_what_cannot_be_a_target_is_refused_with_what_is_missing(url: str, told: str) -> None:
+    with pytest.raises(InvalidUrl) as caught:
+        open_target(url, {"password": "hunter2"})
+    assert told in f"{caught.value} {caught.value.hint}"
+    assert caught.value.hint
+    assert "hunter2" not in f"{caught.value}{caught.value.hint}"
+
+
+@pytest.mark.parametrize("options", [{"auto_mkdir": "yes"}, {"call_timeout": 0}, {"call_timeout": "1"}])
+def test_an_option_that_makes_no_sense_is_refused(options: dict[str, object]) -> None:
+    with pytest.raises(InvalidUrl, match=next(iter(options))):
+        open_target("memory://x", options)
+
+
+async def test_an_option_that_the_driver_refuses_is_said(ftp_server: FtpServer) -> None:
+    async with open_target(
+        ftp_server.url, {"password": "hunter2", "host": "127.0.0.1", "acct": {"no": "text"}}
+    ) as target:
+        with pytest.raises((InvalidUrl, AccessDenied)) as caught:
+            await target.stat("object")
+    assert "hunter2" not in f"{caught.value}{caught.value.hint}{target!r}"
+
+
+async def test_a_wrong_password_is_denied(ftp_server: FtpServer) -> None:
+    async with open_target(ftp_server.url, {"password": "hunter2"}) as target:
+        with pytest.raises(AccessDenied) as caught:
+            await target.put("object", pieces(b"x"))
+    assert "credentials" in caught.value.hint
+    assert "hunter2" not in f"{caught.value}"
+
+
+async def test_a_server_that_is_not_there_is_unavailable() -> None:
+    async with open_target("ftp://127.0.0.1:1/x") as target:
+        with pytest.raises(TargetUnavailable) as caught:
+            await target.stat("object")
+    assert caught.value.hint
+
+
+async def test_a_directory_is_made_only_when_asked_for(ftp_server: FtpServer) -> None:
+    name = uuid4().hex
+    options = {"password": ftp_server.password}
+    async with open_target(f"{ftp_server.url}/{name}", options) as target:
+        with pytest.raises(StorageError):
+            await target.put("object", pieces(b"x"))
+    assert not (ftp_server.directory / name).exists()
+    async with open_target(f"{ftp_server.url}/{name}", options | {"auto_mkdir": True}) as target:
+        assert await keys(target) == []
+        await target.put("object", pieces(b"x"))
+        assert await keys(target) == ["object"]
+    assert (ftp_server.directory / name / "object").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(28, "No space left on device"), TargetFull),
+        (OSError(122, "Disk quota exceeded"), TargetFull),
+        (PermissionError(13, "Permission denied"), AccessDenied),
+        (type("AuthenticationException", (Exception,), {})("no"), AccessDenied),
+        (ConnectionResetError(104, "Connection reset by peer"), TargetUnavailable),
+        (NotImplementedError(), InvalidUrl),
+        (RuntimeError("the key is s3cr3t"), TargetUnavailable),
+    ],
+)
+async def test_what_a_driver_raises_is_mapped(strange: str, error: Exception, kind: type[StorageError]) -> None:
+    async with open_target(strange, {"error": error, "secret_key": "s3cr3t"}) as target:
+        with pytest.raises(kind) as caught:
+            await target.put("object", pieces(b"x"))
+    assert caught.value.hint
+    assert caught.value.__cause__ is error
+    assert "s3cr3t" not in f"{caught.value}{target!r}"
+
+
+async def test_a_driver_that_hangs_gives_control_back(strange: str) -> None:
+    let_go = threading.Event()
+    try:
+        async with open_target(strange, {"hangs": let_go, "call_timeout": 0.3}) as target:
+            with pytest.raises(TargetUnavailable, match=r"did not answer within 0.3 s"):
+                await target.stat("object")
+    finally:
+        let_go.set()
+
+
+async def test_an_upload_that_fails_is_not_completed_later(strange: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaving a file of fsspec's as a context manager would complete it."""
+
+    async def data() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise ValueError
+
+    async with open_target(strange) as target:
+        for _ in range(3):
+            with pytest.raises(ValueError, match=r"^$"):
+                await target.put("object", data())
+        await target.put("other", pieces(b"whole"))
+        assert await keys(target) == ["other"]
+
+
+async def test_a_driver_that_loses_bytes_is_found_out(strange: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Strange._open
+
+    def losing(self: Strange, path: str, *args: Any, **options: Any) -> Any:
+        file = honest(self, path, *args, **options)
+        write = file.write
+        file.write = lambda piece: write(piece[:-1]) + 1
+        return file
+
+    monkeypatch.setattr(Strange, "_open", losing)
+    async with open_target(strange) as target:
+        with pytest.raises(StorageError, match="not there as it was written"):
+            await target.put("object", pieces(b"whole"))
+        assert await keys(target) == []
+
+
+async def test_a_driver_that_neither_renames_nor_commits_is_refused(
+    strange: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Plain:
+        def write(self, piece: bytes) -> int:
+            return len(piece)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(Strange, "_open", lambda self, path, *args, **options: Plain())
+    async with open_target(strange) as target:
+        with pytest.raises(InvalidUrl, match="neither renames nor commits"):
+            await target.put("object", pieces(b"x"))
+
+
+async def test_backends_of_one_process_do_not_replace_each_others_objects(strange: str) -> None:
+    async with open_target(strange) as one, open_target(strange) as other:
+
+        async def data() -> AsyncIterator[bytes]:
+            yield b"second"
+            await one.put("object", pieces(b"first"))
+
+        with pytest.raises(ObjectExists):
+            await other.put("object", data())
+        assert (await one.stat("object")).size == len(b"first")
+        assert isinstance(one, GenericBackend)
