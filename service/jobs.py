@@ -227,13 +227,13 @@ class Jobs:
         stood = running.watchdog.standstill(progress, asyncio.get_running_loop().time())
         if running.abandoned:
             await self._end(running.job, "interrupted", error=_INTERRUPTED)
-            raise Stuck(f"{running.job.kind} {running.job.id} does not stop while {progress.stage or 'starting'}")
+            raise Stuck(f"{running.job.kind} {running.job.id} does not stop while {_stage(progress)}")
         if stood is None:
             return
         running.given_up = running.given_up or self._stalled(running)
         if running.ended_by:
             await self._end(running.job, "failed", error=as_json(running.given_up))
-            raise Stuck(f"{running.job.kind} {running.job.id} does not stop while {progress.stage or 'starting'}")
+            raise Stuck(f"{running.job.kind} {running.job.id} does not stop while {_stage(progress)}")
         log.error("%s %s: %s", running.job.kind, running.job.id, running.given_up)
         self._stop(running, "standstill")
 
@@ -274,8 +274,8 @@ class Jobs:
         settings, progress = self.settings(), running.progress
         setting = "quiet_timeout" if progress.quiet else "no_progress_timeout"
         return Stalled(
-            f"nothing moved for {getattr(settings, setting):.0f} s while {progress.stage or 'starting'}, so the {running.job.kind}"
-            " was given up",
+            f"nothing moved for {getattr(settings, setting):.0f} s while {_stage(progress)},"
+            f" so the {running.job.kind} was given up",
             hint=f"Look whether the target and PostgreSQL answer; `service.{setting}` sets how long to wait.",
         )
 
@@ -298,6 +298,10 @@ class Jobs:
             log.error("at %s %s: %s", job.kind, job.id, problem)
         except Exception:
             log.exception("at %s %s: this went wrong unexpectedly", job.kind, job.id)
+
+
+def _stage(progress: Progress) -> str:
+    return progress.stage or "starting"
 
 
 def _log_end(job: Job) -> None:
