@@ -80,19 +80,18 @@ async def backup(
             source = sources.source(settings, config)
             snapshots.append((source.name, source.type, await views.enter_async_context(source.snapshot())))
         progress.begin("dump", f"Writing {header.name} to {targets.url}", expected_raw=_size_last_time(targets))
-        await targets.writing(header.name)
-        packed = await pack(
-            targets,
-            header,
-            slots,
-            keys,
-            snapshots,
-            compression=config.compression,
-            progress=progress,
-            clock=clock,
-            tool_version=version("deviceon-backup"),
-        )
-        progress.past_cancelling = True
+        async with targets.writing(header.name, progress):
+            packed = await pack(
+                targets,
+                header,
+                slots,
+                keys,
+                snapshots,
+                compression=config.compression,
+                progress=progress,
+                clock=clock,
+                tool_version=version("deviceon-backup"),
+            )
         await views.aclose()  # let the databases go before the archive is read back
         await targets.read_back(header.name, lambda: identities(config), progress)
     seconds = (clock() - started).total_seconds()
@@ -122,7 +121,7 @@ async def _seal(
         archive_id=archive_id.hex(),
         name=archive_name(created),
         created=created,
-        seq=next_sequence(config.state_dir, max((entry.seq or 0 for entry in targets.archives), default=0)),
+        seq=next_sequence(config.state_dir, targets.highest_number),
         product=config.server.product,
         server_version=running_version,
         max_raw=config.compression.chunk_bytes,

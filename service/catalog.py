@@ -72,7 +72,8 @@ async def list_archives(target: StorageBackend, ledger: Ledger | None = None) ->
                 **facts | {"created": _time(facts.get("created"))},
             )
         )
-    gone = sorted(known.keys() - {entry.name for entry in found})
+    # A place that is empty all at once is more often a disk that is not mounted: what was proven is not forgotten then.
+    gone = sorted(known.keys() - {entry.name for entry in found}) if found else []
     if looked_at or gone:
         await ledger.listed(target.url, looked_at, gone)
     return sorted(found, key=lambda entry: (entry.seq or 0, entry.name))
@@ -149,7 +150,8 @@ async def opened(config: Config, archive: str) -> AsyncIterator[ArchiveReader]:
 async def verify(config: Config, archive: str, *, progress: Progress, ledger: Ledger | None = None) -> ArchiveReader:
     """Read every byte of an archive and authenticate it; return the (closed) reader for its manifest.
 
-    What comes out is told to the ledger: the archive is `verified` or `damaged`; neither when it could not be read.
+    What comes out is told to the ledger: the archive is `verified` or `damaged`; neither when it could not be read, or
+    when it is not sealed although this service seals.
     """
     ledger = ledger or NoLedger()
     async with locate(config, archive) as (target, name):
@@ -161,6 +163,8 @@ async def verify(config: Config, archive: str, *, progress: Progress, ledger: Le
         except (ArchiveError, NotAuthentic, DamagedSlot):
             await ledger.found(target.url, name, info.etag, "damaged")
             raise
-        await ledger.found(target.url, name, reader.info.etag, "verified")
+        # Anybody who can write the target can make an unsealed archive: here it proves nothing.
+        proven = reader.header.sealed or config.sealing.mode == "off"
+        await ledger.found(target.url, name, reader.info.etag, "verified" if proven else "unknown")
         await ledger.settled(target.url, name)
         return reader

@@ -356,7 +356,7 @@ class Config(ConfigFile):
         target = self.target if url is None else self.target_at(url)
         if target is None:
             raise ConfigError(
-                f"{url} is none of the targets",
+                "this URL is none of the targets",
                 hint=f"The targets are {', '.join(each.url for each in self.targets)}.",
             )
         return self.model_copy(update={"target": target, "copies": []})

@@ -10,6 +10,7 @@ from service.catalog import list_archives, verify
 from service.config import Config
 from service.errors import ServiceError
 from service.ledger import Ledger
+from service.pipeline.unpack import peek
 from service.progress import Progress
 from service.state_directory import only_job
 from service.targets import was_removed
@@ -28,6 +29,10 @@ class CopyResult:
     copied: bool
 
 
+class NoSource(ObjectNotFound):
+    """No target has the archive that is to be copied."""
+
+
 async def copy(
     config: Config, name: str, *, target: str, source: str | None, ledger: Ledger, progress: Progress
 ) -> CopyResult:
@@ -37,18 +42,22 @@ async def copy(
     target has the archive, JobRefused, ServiceError, StorageError.
     """
     there = config.at(target)
+    archive = f"{there.target.url.rstrip('/')}/{name}"
     with only_job(config.state_dir, "a copy"):
         here, info = await _where(config, name, target=there.target.url, source=source, ledger=ledger)
         copied = await _copied(here, there, info, ledger, progress)
-    archive = f"{there.target.url.rstrip('/')}/{name}"
-    try:
-        await verify(config, archive, progress=progress, ledger=ledger)
-    except (ServiceError, StorageError) as error:
-        if copied and was_removed(error):
-            async with open_target(there.target.url, there.target.options()) as opened:
-                await opened.delete(name)
-                await ledger.settled(opened.url, name)
-        raise
+        try:
+            await verify(config, archive, progress=progress, ledger=ledger)
+        except (ServiceError, StorageError) as error:
+            if was_removed(error) and not copied:
+                error.add_note(
+                    f"It was there before; `deviceon-backup delete {name} --target {there.target.url}` first."
+                )
+            elif was_removed(error):
+                async with open_target(there.target.url, there.target.options()) as opened:
+                    await opened.delete(name)
+                    await ledger.settled(opened.url, name)
+            raise
     return CopyResult(name, here.target.url, there.target.url, info.size, copied)
 
 
@@ -74,7 +83,7 @@ async def _where(
     if not found:
         if problems:
             raise problems[0]
-        raise ObjectNotFound(
+        raise NoSource(
             f"no other target has the archive {name}", hint="`deviceon-backup list --target URL` shows what one has."
         )
     _, place, info = max(found, key=lambda each: each[0])
@@ -94,8 +103,13 @@ async def _copied(here: Config, there: Config, info: ObjectInfo, ledger: Ledger,
                 written = await target.put(info.key, pieces)
         except ObjectExists:
             await ledger.settled(target.url, info.key)
+            if (await peek(source, info.key)).header.archive_id != (await peek(target, info.key)).header.archive_id:
+                raise
             return False
+        progress.past_cancelling = True
         if written.size != info.size:
+            await target.delete(info.key)
+            await ledger.settled(target.url, info.key)
             raise StorageError(
                 f"{target.url} says that {info.key} has {written.size} bytes, but {info.size} were sent",
                 hint="Do not use this copy; check the target.",

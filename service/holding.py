@@ -7,36 +7,65 @@ service's memory.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 
 from service.catalog import HOLD_SUFFIX, CatalogEntry, is_held, list_archives
 from service.config import Config
 from service.errors import JobRefused
 from service.ledger import Ledger
-from service.state_directory import only_job
+from service.state_directory import changing_archives, only_job
 from storage_backends import open_target
-from storage_backends.base import ObjectNotFound, StorageBackend
+from storage_backends.base import ObjectNotFound, StorageBackend, StorageError
 
 
-async def hold(config: Config, name: str, *, reason: str, by: str, now: datetime, ledger: Ledger) -> None:
-    """Hold an archive: nothing removes it before `release`. Raises StorageError."""
+async def hold(config: Config, name: str, *, reason: str, by: str, now: datetime, ledger: Ledger) -> list[str]:
+    """Hold an archive in every target that has it: nothing removes it before `release`. Returns those targets' URLs.
+
+    Raises ObjectNotFound when none has it, StorageError when one cannot be reached: it is held in the others then.
+    """
     content = json.dumps({"reason": reason, "by": by, "since": now.isoformat()}).encode()
-    async with open_target(config.target.url, config.target.options()) as target:
-        await _entry(target, name, ledger)
+
+    async def put(target: StorageBackend) -> None:
         await target.put(name + HOLD_SUFFIX, _once(content), overwrite=True)
         try:
             await target.stat(name)
-        except ObjectNotFound:  # removed just before it was held: whoever asked must not believe it is safe
+        except ObjectNotFound:  # another machine removed it just then: whoever asked must not believe it is safe
             await target.delete(name + HOLD_SUFFIX)
             raise
 
+    return await _everywhere(config, name, ledger, put)
 
-async def release(config: Config, name: str, *, ledger: Ledger) -> None:
-    """End an archive's hold; one that is not held is fine. Raises StorageError."""
-    async with open_target(config.target.url, config.target.options()) as target:
-        await _entry(target, name, ledger)
+
+async def release(config: Config, name: str, *, ledger: Ledger) -> list[str]:
+    """End an archive's hold in every target that has it; returns and raises as `hold`."""
+
+    async def remove(target: StorageBackend) -> None:
         await target.delete(name + HOLD_SUFFIX)
+
+    return await _everywhere(config, name, ledger, remove)
+
+
+async def _everywhere(
+    config: Config, name: str, ledger: Ledger, do: Callable[[StorageBackend], Awaitable[None]]
+) -> list[str]:
+    done: list[str] = []
+    problems: list[StorageError] = []
+    for one in config.each():
+        try:
+            async with (
+                open_target(one.target.url, one.target.options()) as target,
+                changing_archives(config.state_dir),
+            ):
+                await _entry(target, name, ledger)
+                await do(target)
+                done.append(target.url)
+        except StorageError as error:
+            problems.append(error)
+    serious = [error for error in problems if not isinstance(error, ObjectNotFound)]
+    if serious or not done:
+        raise (serious or problems)[0]
+    return done
 
 
 async def delete(config: Config, name: str, *, even_the_last: bool, ledger: Ledger) -> CatalogEntry:
@@ -47,24 +76,27 @@ async def delete(config: Config, name: str, *, even_the_last: bool, ledger: Ledg
     with only_job(config.state_dir, "a removal"):
         async with open_target(config.target.url, config.target.options()) as target:
             entry = await _entry(target, name, ledger)
-            if not even_the_last and name == await _newest_verified(target, ledger):
+            if not even_the_last and name == await _last_good(target, ledger):
                 raise JobRefused(
-                    f"{name} is the newest archive that was verified",
+                    f"{name} is the newest archive that is known to be good",
                     hint="Make a new backup first, or say that even the last one may go.",
                 )
-            if await is_held(target, name):  # asked last: looking through the target took time
-                raise JobRefused(f"{name} is held", hint="End its hold first, if it may really go.")
-            await ledger.deleting(target.url, name)
-            try:
-                await target.delete(name)
-            finally:
-                await ledger.settled(target.url, name)
+            async with changing_archives(config.state_dir):
+                if await is_held(target, name):
+                    raise JobRefused(f"{name} is held", hint="End its hold first, if it may really go.")
+                await ledger.deleting(target.url, name)
+                try:
+                    await target.delete(name)
+                finally:
+                    await ledger.settled(target.url, name)
             return entry
 
 
-async def _newest_verified(target: StorageBackend, ledger: Ledger) -> str | None:
-    verified = [entry.name for entry in await list_archives(target, ledger) if entry.evidence == "verified"]
-    return verified[-1] if verified else None
+async def _last_good(target: StorageBackend, ledger: Ledger) -> str | None:
+    """Return the newest archive that was verified; when none was (the memory was lost), the newest usable one."""
+    archives = [entry for entry in await list_archives(target, ledger) if entry.problem is None]
+    verified = [entry for entry in archives if entry.evidence == "verified"]
+    return next((entry.name for entry in reversed(verified or archives)), None)
 
 
 async def _entry(target: StorageBackend, name: str, ledger: Ledger) -> CatalogEntry:

@@ -85,6 +85,7 @@ class Jobs:
     on_end: Callable[[Job], Awaitable[None]] | None = None
     _queue: deque[Job] = field(default_factory=deque)
     _more: asyncio.Event = field(default_factory=asyncio.Event)
+    _submitting: asyncio.Lock = field(default_factory=asyncio.Lock)
     _running: _Running | None = None
 
     @property
@@ -111,15 +112,16 @@ class Jobs:
 
         A request that was made before, by its idempotency key, gets the job that it got then.
         """
-        if len(self._queue) >= LONGEST_QUEUE and not await self._asked_before(request):
-            raise JobRefused("too many jobs wait already", hint="Wait until some have ended, or cancel them.")
-        job = self._new(kind, params, origin, scheduled_for)
-        added = await self.history.add_job(job, request=request, values=values)
-        if added.id == job.id:
-            self._queue.append(job)
-            self._more.set()
-            await self.announcer.tell("job.queued", job.as_json(), job_id=job.id)
-        return added
+        async with self._submitting:  # what is remembered as queued is in the queue
+            if len(self._queue) >= LONGEST_QUEUE and not await self._asked_before(request):
+                raise JobRefused("too many jobs wait already", hint="Wait until some have ended, or cancel them.")
+            job = self._new(kind, params, origin, scheduled_for)
+            added = await self.history.add_job(job, request=request, values=values)
+            if added.id == job.id:
+                self._queue.append(job)
+                self._more.set()
+                await self.announcer.tell("job.queued", job.as_json(), job_id=job.id)
+            return added
 
     async def _asked_before(self, request: Request | None) -> bool:
         return request is not None and await self.history.answer_before(request, self.clock()) is not None
@@ -153,10 +155,12 @@ class Jobs:
 
         Raises NotFound, and TooLate when it has ended or cannot be stopped any more.
         """
-        for job in self._queue:
-            if job.id == identifier:
-                self._queue.remove(job)
-                return await self._end(job, "cancelled")
+        async with self._submitting:
+            waiting = next((job for job in self._queue if job.id == identifier), None)
+            if waiting is not None:
+                self._queue.remove(waiting)
+        if waiting is not None:
+            return await self._end(waiting, "cancelled")
         running = self._running
         if running is not None and running.job.id == identifier:
             if running.progress.past_cancelling:

@@ -27,6 +27,12 @@ class PendingCopies:
         if more:
             await self.values.set(NAME, owed + more)
 
+    async def postpone(self, archive: str, target: str) -> None:
+        """Put a copy behind all others, so that a target that is away does not keep others from theirs."""
+        owed = await self.all()
+        if (archive, target) in owed:
+            await self.values.set(NAME, [each for each in owed if each != (archive, target)] + [(archive, target)])
+
     async def remove(self, archive: str, target: str) -> None:
         """Forget a copy: it was made, or cannot be made any more."""
         owed = await self.all()

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from service.catalog import CatalogEntry, is_held, list_archives
 from service.config import Config
+from service.errors import ServiceError
+from service.failure import as_json
 from service.ledger import Ledger
 from service.progress import Progress
 from service.retention import Candidate, Verdict, decide
-from service.state_directory import only_job
+from service.state_directory import changing_archives, only_job
 from storage_backends import open_target
-from storage_backends.base import AccessDenied, ObjectNotFound, StorageBackend
+from storage_backends.base import AccessDenied, ObjectNotFound, StorageBackend, StorageError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PruneResult:
     """What retention says of each archive, the oldest first, and what was removed.
 
@@ -28,6 +31,8 @@ class PruneResult:
     removed: list[str] = field(default_factory=list)
     kept_by_target: dict[str, str] = field(default_factory=dict)
     freed_bytes: int = 0
+    problem: dict[str, Any] | None = None
+    """What ended the removing early, as a job's error; null when it was carried out to its end."""
 
 
 async def preview(config: Config, *, ledger: Ledger, now: datetime, clock_suspect: bool = False) -> PruneResult:
@@ -45,20 +50,25 @@ async def prune(
     progress: Progress,
     clock_suspect: bool = False,
 ) -> PruneResult:
-    """Remove the archives that no rule keeps. Raises JobRefused, StorageError; what was removed until then is gone."""
+    """Remove the archives that no rule keeps. Raises JobRefused, StorageError before anything is.
+
+    What went wrong afterwards is in the result's `problem`, beside what was removed until then.
+    """
     with only_job(config.state_dir, "a pruning"):
         async with open_target(config.target.url, config.target.options()) as target:
             archives = await list_archives(target, ledger)
             result = PruneResult(target.url, _verdicts(config, archives, clock(), clock_suspect))
             going = {verdict.name for verdict in result.verdicts if not verdict.keep}
-            if not going:
-                return result
-            progress.begin("prune", f"Removing {len(going)} archives that no rule keeps")
-            freed = 0
-            for entry in archives:
-                if entry.name in going and await _remove(target, entry, ledger, result, progress):
-                    freed += entry.size
-            return PruneResult(result.target, result.verdicts, result.removed, result.kept_by_target, freed)
+            if going:
+                progress.past_cancelling = True  # what is removed cannot be undone
+                progress.begin("prune", f"Removing {len(going)} archives that no rule keeps")
+            try:
+                for entry in archives:
+                    if entry.name in going:
+                        await _remove(config, target, entry, ledger, result, progress)
+            except (ServiceError, StorageError) as error:
+                result.problem = as_json(error)
+            return result
 
 
 def _verdicts(config: Config, archives: Sequence[CatalogEntry], now: datetime, clock_suspect: bool) -> list[Verdict]:
@@ -69,7 +79,7 @@ def _verdicts(config: Config, archives: Sequence[CatalogEntry], now: datetime, c
             name=entry.name,
             seq=entry.seq,
             created=entry.created,
-            verified=entry.evidence == "verified",
+            verified=entry.evidence == "verified" and (entry.sealing != "off" or config.sealing.mode == "off"),
             held=entry.held,
             usable=entry.problem is None and entry.evidence != "damaged",
         )
@@ -80,23 +90,29 @@ def _verdicts(config: Config, archives: Sequence[CatalogEntry], now: datetime, c
 
 
 async def _remove(
-    target: StorageBackend, entry: CatalogEntry, ledger: Ledger, result: PruneResult, progress: Progress
-) -> bool:
+    config: Config,
+    target: StorageBackend,
+    entry: CatalogEntry,
+    ledger: Ledger,
+    result: PruneResult,
+    progress: Progress,
+) -> None:
     """Remove one archive, unless it is another one by now, or was put on hold."""
-    try:
-        unchanged = (await target.stat(entry.name)).etag == entry.etag
-    except ObjectNotFound:
-        return False
-    if not unchanged or await is_held(target, entry.name):
-        return False
-    progress.say(f"Removing {entry.name}")
-    await ledger.deleting(target.url, entry.name)
-    try:
-        await target.delete(entry.name)
-    except AccessDenied as error:
-        result.kept_by_target[entry.name] = str(error)
-        return False
-    finally:
-        await ledger.settled(target.url, entry.name)
+    async with changing_archives(config.state_dir):
+        try:
+            unchanged = (await target.stat(entry.name)).etag == entry.etag
+        except ObjectNotFound:
+            return
+        if not unchanged or await is_held(target, entry.name):
+            return
+        progress.say(f"Removing {entry.name}")
+        await ledger.deleting(target.url, entry.name)
+        try:
+            await target.delete(entry.name)
+        except AccessDenied as error:
+            result.kept_by_target[entry.name] = str(error)
+            return
+        finally:
+            await ledger.settled(target.url, entry.name)
     result.removed.append(entry.name)
-    return True
+    result.freed_bytes += entry.size

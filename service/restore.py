@@ -218,6 +218,7 @@ async def _swap(journal: Journal, progress: Progress) -> None:
     for participant in journal.participants:
         await _restorer(participant).swap(participant["record"], journal.save)
     await journal.save("swapped")
+    progress.past_cancelling = True
 
 
 def _restorer(participant: dict[str, Any]) -> Restorer:
@@ -296,6 +297,7 @@ async def rollback(config: Config, *, progress: Progress) -> str:
                 f"the old state before the restore of {journal.archive} is already being removed",
                 hint="Run `deviceon-backup commit` to finish that.",
             )
+        progress.past_cancelling = True  # it is always ended: half a way back is no state
         progress.begin("rollback", f"Returning to the state before the restore of {journal.archive}")
         async with _servers_locked(journal, "a rollback"):
             await _finish(_undo(journal, progress))
@@ -311,6 +313,7 @@ async def commit(config: Config, *, progress: Progress) -> str:
                 f"the restore of {journal.archive} did not finish (it was {journal.state}): there is nothing to keep",
                 hint="Run `deviceon-backup rollback` to bring the state before it back.",
             )
+        progress.past_cancelling = True
         progress.begin("commit", f"Removing the state before the restore of {journal.archive}")
         async with _servers_locked(journal, "a commit"):
             await _finish(_commit(journal, progress))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from service.blocking import run_in_thread
 from service.errors import ConfigError, JobRefused
 
 
@@ -59,6 +60,16 @@ def only_job(directory: Path, what: str) -> Iterator[None]:
         yield
 
 
+@contextlib.asynccontextmanager
+async def changing_archives(directory: Path) -> AsyncIterator[None]:
+    """Hold, for a moment, the lock between holding an archive and removing one; waits for whoever has it."""
+    path = prepare(directory) / "archives.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "r+") as file:
+        await run_in_thread(fcntl.flock, file, fcntl.LOCK_EX)
+        yield
+
+
 @contextlib.contextmanager
 def only_service(directory: Path) -> Iterator[None]:
     """Hold the lock that lets one service run on a state directory. Raises JobRefused."""
@@ -92,6 +103,10 @@ def _locked(path: Path, what: str) -> Iterator[str | None]:
         yield None
 
 
+MOST_ARCHIVES = 1_000_000_000
+"""A higher number is a mistake, or somebody's trick: nobody makes so many archives, and it would end all numbering."""
+
+
 def next_sequence(directory: Path, newest: int) -> int:
     """Return a number that is above every one given out before and above `newest`, and remember it.
 
@@ -102,6 +117,6 @@ def next_sequence(directory: Path, newest: int) -> int:
         last = int(path.read_text())
     except (FileNotFoundError, ValueError):
         last = 0  # a lost counter goes on from what the target holds
-    number = max(last, newest) + 1
+    number = max(number if number < MOST_ARCHIVES else 0 for number in (last, newest)) + 1
     replace_file(path, f"{number}\n".encode())
     return number

@@ -7,10 +7,12 @@ error is raised.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from service.blocking import to_the_end
 from service.catalog import CatalogEntry, list_archives
 from service.config import Config
 from service.errors import ArchiveError, DamagedSlot, NotAuthentic, ServiceError
@@ -19,9 +21,12 @@ from service.ledger import Evidence, Ledger
 from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
 from service.sealing.slots import Identity
+from service.state_directory import MOST_ARCHIVES
 from storage_backends import open_target
-from storage_backends.base import ObjectInfo, ObjectNotFound, StorageBackend, StorageError
+from storage_backends.base import ObjectChanged, ObjectInfo, ObjectNotFound, StorageBackend, StorageError
 from storage_backends.fan_out import FanOut
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -43,11 +48,19 @@ class Targets:
     archives: list[CatalogEntry] = field(default_factory=list)
     """The archives of all targets, the oldest first."""
     good: list[tuple[StorageBackend, Outcome]] = field(default_factory=list)
+    _etags: dict[str, str] = field(default_factory=dict)
+    _opened: dict[str, StorageBackend] = field(default_factory=dict)
+    _progress: Progress = field(default_factory=Progress)
 
     @property
     def url(self) -> str:
         """Name the targets, for people."""
         return ", ".join(outcome.url for outcome in self.outcomes)
+
+    def add(self, target: StorageBackend, outcome: Outcome) -> None:
+        """Take in a target that could be listed."""
+        self.good.append((target, outcome))
+        self._opened[outcome.url] = target
 
     async def has(self, name: str) -> bool:
         """Tell whether any target has an archive of this name."""
@@ -62,10 +75,38 @@ class Targets:
                 self._failed(target, outcome, error)
         return found
 
-    async def writing(self, name: str) -> None:
-        """Tell the ledger that an archive is about to be written to each target."""
+    @property
+    def highest_number(self) -> int:
+        """Return the highest number that an archive has; 0 when there is none."""
+        return max((entry.seq for entry in self.archives if entry.seq and entry.seq < MOST_ARCHIVES), default=0)
+
+    @contextlib.asynccontextmanager
+    async def writing(self, name: str, progress: Progress) -> AsyncIterator[None]:
+        """Tell the ledger what is about to be written; when the block fails, tell it where nothing came of it.
+
+        From the moment when an archive is published, `progress` is past cancelling.
+        """
+        self._progress = progress
         for target, _ in self.good:
             await self.ledger.writing(target.url, name)
+        try:
+            yield
+        except BaseException:
+            if not progress.past_cancelling:
+                await to_the_end(self._nothing_written(name))
+            raise
+
+    async def _nothing_written(self, name: str) -> None:
+        """Settle what was begun where the archive is surely not there; the next start looks at the rest."""
+        for outcome in self.outcomes:
+            target = self._opened.get(outcome.url)
+            if target is None:
+                continue
+            with contextlib.suppress(ServiceError, StorageError):
+                try:
+                    await target.stat(name)
+                except ObjectNotFound:
+                    await self.ledger.settled(target.url, name)
 
     async def put(self, key: str, data: AsyncIterable[bytes | bytearray]) -> ObjectInfo:
         """Write an archive to every target. Raises StorageError when none has it."""
@@ -76,14 +117,22 @@ class Targets:
             fan_out = FanOut([target for target, _ in good])
             await fan_out.put(key, data)
             came = fan_out.outcomes
-        written = []
+        self._progress.past_cancelling = True
+        written: list[ObjectInfo] = []
         for (target, outcome), info in zip(good, came, strict=True):
             if isinstance(info, StorageError):
                 self._failed(target, outcome, info)
                 continue
+            if written and info.size != written[0].size:
+                self._failed(target, outcome, _other_size(target, info, written[0].size))
+                continue
             written.append(info)
+            self._etags[target.url] = info.etag
             outcome.evidence = "written"
-            await self.ledger.found(target.url, key, info.etag, "written")
+            try:
+                await self.ledger.found(target.url, key, info.etag, "written")
+            except ServiceError as error:  # the archive is there all the same; reading it back comes next
+                log.error("cannot remember that %s is in %s: %s", key, target.url, error)
         return written[0]
 
     async def read_back(self, name: str, identities: Callable[[], list[Identity]], progress: Progress) -> None:
@@ -95,13 +144,12 @@ class Targets:
         for target, outcome in list(self.good):
             try:
                 reader = await ArchiveReader.open(target, name, identities())
+                _require_ours(reader, self._etags[target.url], target)
                 progress.begin("read back", f"Reading {name} back", expected_raw=reader.footer.raw_bytes)
                 await reader.verify(progress)
             except (ServiceError, StorageError) as error:
                 if was_removed(error):
-                    outcome.evidence = None
-                    await target.delete(name)
-                    await self.ledger.settled(target.url, name)
+                    await self._remove(target, name, outcome)
                 else:
                     error.add_note(
                         f"{name} was written whole but could not be read back; run `deviceon-backup verify {name}`."
@@ -112,12 +160,40 @@ class Targets:
                 await self.ledger.found(target.url, name, reader.info.etag, "verified")
                 await self.ledger.settled(target.url, name)
 
+    async def _remove(self, target: StorageBackend, name: str, outcome: Outcome) -> None:
+        """Remove an archive that did not pass; where the target does not let it go, it stays known as damaged."""
+        try:
+            await target.delete(name)
+        except StorageError as error:
+            log.error("%s is damaged and cannot be removed from %s: %s", name, target.url, error)
+            outcome.evidence = "damaged"
+            await self.ledger.found(target.url, name, self._etags[target.url], "damaged")
+        else:
+            outcome.evidence = None
+        await self.ledger.settled(target.url, name)
+
     def _failed(self, target: StorageBackend, outcome: Outcome, error: ServiceError | StorageError) -> None:
         """Go on without a target. Raises its error when it was the last one."""
         outcome.error = as_json(error)
         self.good = [(each, other) for each, other in self.good if each is not target]
         if not self.good:
             raise error
+
+
+def _require_ours(reader: ArchiveReader, etag: str, target: StorageBackend) -> None:
+    """Raise ObjectChanged when what lies under the name is not what was written there."""
+    if reader.info.etag != etag:
+        raise ObjectChanged(
+            f"{target.url} has another object under the name {reader.info.key} than the one that was written",
+            hint="Let no other service write to this target; give each server a directory or prefix of its own.",
+        )
+
+
+def _other_size(target: StorageBackend, info: ObjectInfo, size: int) -> StorageError:
+    return StorageError(
+        f"{target.url} says that {info.key} has {info.size} bytes, another target that it has {size}",
+        hint="Do not use this copy; check the target.",
+    )
 
 
 def was_removed(error: Exception) -> bool:
@@ -140,7 +216,7 @@ async def opened_targets(config: Config, ledger: Ledger) -> AsyncIterator[Target
                 outcome.error = as_json(error)
                 errors.append(error)
                 continue
-            targets.good.append((target, outcome))
+            targets.add(target, outcome)
             targets.archives += found
         if not targets.good:
             raise errors[0]

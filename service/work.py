@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -10,8 +11,8 @@ from typing import Any
 from service.backup import BackupResult, backup
 from service.catalog import verify
 from service.config import Config
-from service.copying import copy
-from service.errors import ServiceError, StateError
+from service.copying import NoSource, copy
+from service.errors import ConfigError, ServiceError, StateError
 from service.holding import delete
 from service.job import Job
 from service.jobs import Partial, Result
@@ -23,7 +24,7 @@ from service.restore import commit, restore, rollback
 from service.settle import settle
 from service.state import Archives
 from service.targets import Outcome, was_removed
-from storage_backends.base import ObjectNotFound, StorageError
+from storage_backends.base import ObjectExists, StorageError
 
 
 class Work:
@@ -68,11 +69,16 @@ class Work:
             if progress.past_cancelling and not was_removed(error):
                 raise Partial({"unproven": True}, error) from error
             raise
-        pruned, problems = await self._pruned(config, progress)
+        problems: list[ServiceError | StorageError] = []
         try:
             await self._pending.add(made.name, [each.url for each in made.targets if each.evidence is None])
         except StateError as error:
             problems.append(error)
+        try:
+            pruned, more = await self._pruned(config, progress)
+        except asyncio.CancelledError:  # the archive is made: a stop now must not make it look like none
+            raise Partial(_backed_up(made, []), _NOT_PRUNED) from None
+        problems += more
         result = _backed_up(made, pruned)
         if missing := [outcome for outcome in made.targets if outcome.error is not None]:
             raise Partial(result, _not_everywhere(missing))
@@ -100,8 +106,11 @@ class Work:
             result = await copy(
                 config, name, target=target, source=params.get("source"), ledger=self._archives, progress=progress
             )
-        except ObjectNotFound:
-            await self._pending.remove(name, target)  # it is gone everywhere: there is nothing to make good
+        except (ServiceError, StorageError) as error:
+            if was_removed(error) or isinstance(error, ConfigError | ObjectExists | NoSource):
+                await self._pending.remove(name, target)  # trying again would not help
+            else:
+                await self._pending.postpone(name, target)
             raise
         await self._pending.remove(name, target)
         return asdict(result)
@@ -124,17 +133,19 @@ class Work:
         problems: list[ServiceError | StorageError] = []
         for one in config.each() if config.retention is not None else ():
             try:
-                pruned.append(
-                    await prune(
-                        one,
-                        ledger=self._archives,
-                        clock=self._clock,
-                        progress=progress,
-                        clock_suspect=self._clock_suspect(),
-                    )
+                result = await prune(
+                    one,
+                    ledger=self._archives,
+                    clock=self._clock,
+                    progress=progress,
+                    clock_suspect=self._clock_suspect(),
                 )
             except (ServiceError, StorageError) as error:
                 problems.append(error)
+                continue
+            pruned.append(result)
+            if result.problem is not None:
+                problems.append(NotPruned(f"{result.target}: {result.problem['message']}", hint=result.problem["hint"]))
         return pruned, problems
 
     async def _delete(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
@@ -167,6 +178,19 @@ def verified(reader: ArchiveReader, archive: str) -> Result:
         "raw_bytes": reader.footer.raw_bytes,
         "streams": len(reader.manifest.streams),
     }
+
+
+class NotPruned(ServiceError):
+    """Retention was not carried out to its end."""
+
+    code = "TARGET_NOT_PRUNED"
+    transient = True
+
+
+_NOT_PRUNED = NotPruned(
+    "the archive is made and proven, but the service was stopped before retention was carried out",
+    hint="It is, after the next backup or by `deviceon-backup prune --apply`.",
+)
 
 
 class TargetMissing(ServiceError):

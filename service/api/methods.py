@@ -16,7 +16,18 @@ from typing import Any, TypeVar
 from service.announcer import Announcer
 from service.api import params as p
 from service.api.registry import method
-from service.api.views import ArchivePage, Changed, Done, EventPage, Inspection, JobPage, JobView, Pending, SystemInfo
+from service.api.views import (
+    ArchivePage,
+    Changed,
+    Done,
+    EventPage,
+    Inspection,
+    JobPage,
+    JobView,
+    Pending,
+    RetentionVerdicts,
+    SystemInfo,
+)
 from service.catalog import list_archives, opened
 from service.config import Config, ConfigFile, TargetSettings, complete
 from service.doctor import examine
@@ -27,7 +38,7 @@ from service.job import Job, JobKind
 from service.jobs import Jobs
 from service.ledger import Ledger
 from service.pipeline.unpack import peek
-from service.prune import PruneResult, preview
+from service.prune import preview
 from service.restore import RestorePlan, pending, plan_restore
 from service.schedule import preview as upcoming
 from service.scheduler import Scheduler
@@ -190,7 +201,6 @@ class Methods:
     @method("archive.copy", admin=True)
     async def copy(self, params: p.ArchiveCopy) -> Job:
         """Queue a copy of an archive to another target: the sealed bytes as they are, then read back."""
-        self._config().at(params.target)
         return await self._submit("copy", "archive.copy", params)
 
     @method("archive.hold", admin=True)
@@ -199,7 +209,7 @@ class Methods:
 
         async def do() -> Done:
             await hold(
-                self._config().at(params.target),
+                self._chosen(params),
                 params.archive,
                 reason=params.reason,
                 by="socket",
@@ -216,7 +226,7 @@ class Methods:
         """End an archive's hold."""
 
         async def do() -> Done:
-            await release(self._config().at(params.target), params.archive, ledger=self.ledger)
+            await release(self._chosen(params), params.archive, ledger=self.ledger)
             await self.announcer.tell("archive.released", {"archive": params.archive})
             return Done()
 
@@ -258,16 +268,14 @@ class Methods:
         return await self._submit("rollback", "restore.rollback", params)
 
     @method("retention.preview")
-    async def preview_retention(self, params: p.RetentionPreview) -> PruneResult:
-        """Tell which archives would be kept and removed, and why. Removes nothing."""
-        config = self._config().at(params.target)
+    async def preview_retention(self, params: p.RetentionPreview) -> RetentionVerdicts:
+        """Tell which archives would be kept and removed, and why, in each target. Removes nothing."""
+        config = self._chosen(params)
         if params.retention is not None:
             config = config.model_copy(update={"retention": _checked("retention", params.retention)})
-        return await preview(
-            config,
-            ledger=self.ledger,
-            now=self.clock(),
-            clock_suspect=self.scheduler.clock_suspect,
+        suspect = self.scheduler.clock_suspect
+        return RetentionVerdicts(
+            [await preview(one, ledger=self.ledger, now=self.clock(), clock_suspect=suspect) for one in config.each()]
         )
 
     @method("retention.apply", admin=True)
@@ -289,6 +297,11 @@ class Methods:
         found = await self.history.events()
         return EventPage([event for event in found if event["seq"] > (params.since or 0)], self.boot_id)
 
+    def _chosen(self, params: p.OfTarget) -> Config:
+        """Return the configuration with the target that is asked about alone, with all when none is named."""
+        config = self._config()
+        return config if params.target is None else config.at(params.target)
+
     def _config(self) -> Config:
         return complete(self.file(), self.stored.value)
 
@@ -298,7 +311,9 @@ class Methods:
 
     async def _submit(self, kind: JobKind, name: str, params: p.Mutation) -> Job:
         given = params.model_dump(exclude={"idempotency_key"})
-        self._config()  # a job that cannot even find its target is refused at once
+        config = self._config()  # a job that cannot even find its target is refused at once
+        for url in filter(None, (given.get("target"), given.get("source"))):
+            config.at(url)
         return await self.jobs.submit(kind, given, origin="socket", request=_request(name, params))
 
     async def _once(

@@ -21,7 +21,8 @@ class OfTarget(Params):
     """What is asked of one of the configured targets."""
 
     target: Url | None = None
-    """The target's URL, as the configuration has it; the first target when left out."""
+    """The target's URL, as the configuration has it. When it is left out: the first target; for holds and retention,
+    every target."""
 
 
 class Nothing(Params):

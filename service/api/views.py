@@ -11,6 +11,7 @@ from service.archive.parts import Footer, Header, Manifest
 from service.catalog import CatalogEntry
 from service.job import Job
 from service.jobs import Jobs
+from service.prune import PruneResult
 from storage_backends.base import ObjectInfo
 
 
@@ -92,6 +93,13 @@ class Pending:
     started: str
     state: str
     sources: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionVerdicts:
+    """What retention says of the archives of each target."""
+
+    targets: list[PruneResult]
 
 
 @dataclass(frozen=True, slots=True)

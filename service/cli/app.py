@@ -27,7 +27,10 @@ class Commands(click.Group):
             failure = exc
         code = failures.show(failure, debug=shared.debug)
         if shared.json:
-            emit({"error": failure.told if isinstance(failure, JobEnded) else as_json(failure)})
+            if isinstance(failure, JobEnded):
+                emit({"error": failure.told, "result": failure.result})
+            else:
+                emit({"error": as_json(failure)})
         return ctx.exit(code)
 
 

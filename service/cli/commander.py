@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from service.cli.failures import Interrupted
 from service.client import Client, ConnectionLost, RemoteError
 from service.errors import ConfigError, ServiceError
 from service.progress import Progress
@@ -37,7 +38,7 @@ ANSWER_SECONDS = 600.0
 class Commander(Protocol):
     """Carries out methods of the socket."""
 
-    async def call(self, method: str, **params: Any) -> Any:
+    async def call(self, method: str, /, **params: Any) -> Any:
         """Return a method's result as JSON values. Raises ServiceError, StorageError."""
 
     async def job(self, method: str, params: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -97,7 +98,7 @@ class _There:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def call(self, method: str, **params: Any) -> Any:
+    async def call(self, method: str, /, **params: Any) -> Any:
         return await self._client.call(method, **params)
 
     async def job(self, method: str, params: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -107,7 +108,7 @@ class _There:
             job: dict[str, Any] = await self._client.call(method, **params)
             progress.say(f"The service does this as job {job['id']}")
             ended = asyncio.ensure_future(self._ended(job["id"], events, progress))
-            return await _or_cancel(ended, self._client.call("job.cancel", id=job["id"]), progress)
+            return await _or_cancel(ended, self._client.call("job.cancel", id=job["id"]))
 
     async def _ended(self, identifier: str, events: Any, progress: Progress) -> dict[str, Any]:
         async for event in events:
@@ -115,6 +116,8 @@ class _There:
                 continue
             if event["type"] == "progress":
                 _show(event["data"], progress)
+            elif event["data"].get("omitted"):  # too long for a line
+                return dict(await self._client.call("job.get", id=identifier))
             elif event["data"]["ended"] is not None:
                 return dict(event["data"])
         raise ConnectionLost(
@@ -122,9 +125,7 @@ class _There:
         )
 
 
-async def _or_cancel(
-    ended: asyncio.Future[dict[str, Any]], cancel: Awaitable[Any], progress: Progress
-) -> dict[str, Any]:
+async def _or_cancel(ended: asyncio.Future[dict[str, Any]], cancel: Awaitable[Any]) -> dict[str, Any]:
     """Wait for a job's end; when this task is cancelled, cancel the job and wait all the same."""
     try:
         try:
@@ -133,8 +134,10 @@ async def _or_cancel(
             try:
                 await cancel
             except RemoteError as error:
-                progress.say(f"{error}; the service goes on with it")
                 ended.cancel()
+                raise Interrupted(
+                    f"{error}; the service goes on with it", hint="`deviceon-backup job list` tells how it ends."
+                ) from None
             else:
                 await asyncio.wait({ended})
             raise
@@ -159,7 +162,7 @@ class _Here:
     def __init__(self, app: App) -> None:
         self._app = app
 
-    async def call(self, method: str, **params: Any) -> Any:
+    async def call(self, method: str, /, **params: Any) -> Any:
         from service.rpc.codec import RpcError  # noqa: PLC0415
         from service.rpc.peers import Peer  # noqa: PLC0415
 

@@ -63,8 +63,9 @@ class JobEnded(ServiceError):
     code: str  # type: ignore[misc]  # the job's own
     transient: bool  # type: ignore[misc]
 
-    def __init__(self, told: dict[str, Any]) -> None:
+    def __init__(self, told: dict[str, Any], *, result: dict[str, Any] | None = None) -> None:
         super().__init__(str(told["message"]), hint=str(told["hint"]))
+        self.result = result
         self.code = str(told["code"])
         self.transient = bool(told["transient"])
         self.told = told
@@ -77,7 +78,10 @@ def result_of(job: dict[str, Any]) -> dict[str, Any]:
     if job["state"] == "succeeded":
         return dict(job["result"])
     if job["error"] is not None:
-        raise JobEnded(job["error"])
+        failure = JobEnded(job["error"], result=job["result"])
+        if name := (job["result"] or {}).get("name"):
+            failure.add_note(f"{name} was made and is proven")
+        raise failure
     raise JobEnded(
         {
             "code": "INTERRUPTED",

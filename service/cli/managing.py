@@ -19,7 +19,7 @@ from service.finding import Finding
 from service.terminal import duration, plain, reporting, size
 
 
-def _call(shared: Shared, method: str, **params: Any) -> Any:
+def _call(shared: Shared, method: str, /, **params: Any) -> Any:
     from service.cli.commander import commanding  # noqa: PLC0415
 
     async def call() -> Any:
@@ -29,7 +29,7 @@ def _call(shared: Shared, method: str, **params: Any) -> Any:
     return run(call())
 
 
-def _job(shared: Shared, method: str, **params: Any) -> dict[str, Any]:
+def _job(shared: Shared, method: str, /, **params: Any) -> dict[str, Any]:
     from service.cli.commander import commanding  # noqa: PLC0415
 
     with reporting(quiet=shared.quiet) as progress:
@@ -174,7 +174,7 @@ def prune(shared: Shared, apply: bool, target: str | None) -> None:
     if apply:
         found = _job(shared, "retention.apply", target=target)["targets"]
     else:
-        found = [_call(shared, "retention.preview", target=target)]
+        found = _call(shared, "retention.preview", target=target)["targets"]
     if shared.json:
         emit({"targets": found})
         return

@@ -154,7 +154,7 @@ async def _looks_at(portal: Client, archive: str) -> None:
     found = await portal.call("archive.inspect", archive=archive)
     assert sample.MAIN in found["sources"][0]["databases"]
     assert (await ended(portal, await portal.call("archive.verify", archive=archive)))["result"]["authenticated"]
-    (verdict,) = (await portal.call("retention.preview"))["verdicts"]
+    (verdict,) = (await portal.call("retention.preview"))["targets"][0]["verdicts"]
     assert verdict["keep"]
 
 

@@ -157,7 +157,7 @@ async def test_clients_over_tls_have_the_role_of_their_certificate(service: Serv
 
 
 async def test_two_services_of_one_server_never_back_it_up_at_once(service: ServiceProcess, workspace: Path) -> None:
-    service.document["sources"][0]["delay"] = 0.1
+    service.document["sources"][0]["delay"] = 0.3
     other = ServiceProcess(workspace / "other", json.loads(json.dumps(service.document)))
     other.directory.mkdir()
     (other.directory / "archives").mkdir()
@@ -174,7 +174,9 @@ async def test_two_services_of_one_server_never_back_it_up_at_once(service: Serv
 
 
 async def _raw_bytes(client: Client, job: dict[str, Any]) -> int:
-    progress = (await client.call("job.get", id=job["id"]))["progress"]
+    found = await client.call("job.get", id=job["id"])
+    assert found["state"] in ("queued", "running"), found
+    progress = found["progress"]
     return int(progress["raw_bytes"]) if progress else 0
 
 
@@ -243,7 +245,7 @@ async def test_losing_the_memory_loses_history_and_no_archive_and_keeps_the_sett
             assert (settings["target"]["url"], settings["retention"]["keep_last"]) == (target["url"], 1)
             (entry,) = (await portal.call("archive.list"))["archives"]
             assert (entry["name"], entry["evidence"]) == (good["result"]["name"], "unknown")
-            (verdict,) = (await portal.call("retention.preview"))["verdicts"]
+            (verdict,) = (await portal.call("retention.preview"))["targets"][0]["verdicts"]
             assert verdict["keep"]
             verified = await ended(portal, await portal.call("archive.verify", archive=entry["name"]))
             assert verified["state"] == "succeeded"

@@ -163,3 +163,65 @@ async def test_when_it_is_cancelled_no_target_has_anything(tmp_path: Path, targe
         await putting
     assert [await content(target) for target in (*targets, waiting)] == [None] * 4
     assert [path for target in targets for path in Path(target.url.removeprefix("file://")).iterdir()] == []
+
+
+class Paced(LocalBackend):
+    """A local target that takes one MiB in so many seconds."""
+
+    seconds = 0.02
+
+    async def put(self, key: str, data: AsyncIterable[bytes | bytearray], **options: Any) -> ObjectInfo:
+        async def paced() -> AsyncIterator[bytes | bytearray]:
+            async for piece in data:
+                await asyncio.sleep(self.seconds)
+                yield piece
+
+        return await super().put(key, paced(), **options)
+
+
+async def test_targets_that_are_equally_slow_are_not_given_up(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    fan_out = FanOut([Paced(tmp_path / "one"), Paced(tmp_path / "two")], patience=0.3)
+    await fan_out.put(KEY, pieces(80))  # 1.6 s of waiting for room, and nobody waits for another
+    assert [type(outcome).__name__ for outcome in fan_out.outcomes] == ["ObjectInfo", "ObjectInfo"]
+
+
+class Broken(LocalBackend):
+    """A local target with a mistake in it."""
+
+    async def put(self, key: str, data: AsyncIterable[bytes | bytearray], **options: Any) -> ObjectInfo:
+        raise KeyError("LastModified")
+
+
+async def test_an_error_that_nobody_thought_of_is_that_targets_own(tmp_path: Path, targets: list[LocalBackend]) -> None:
+    fan_out = FanOut([Broken(tmp_path), targets[0]])
+    assert (await fan_out.put(KEY, pieces())).size == len(EXPECTED)
+    assert type(fan_out.outcomes[0]) is StorageError
+    assert "KeyError" in str(fan_out.outcomes[0])
+
+
+class SlowToPublish(LocalBackend):
+    """A local target whose object is there long before `put` returns elsewhere."""
+
+    async def put(self, key: str, data: AsyncIterable[bytes | bytearray], **options: Any) -> ObjectInfo:
+        async def held() -> AsyncIterator[bytes | bytearray]:
+            async for piece in data:
+                yield piece
+            await asyncio.sleep(60)
+
+        return await super().put(key, held(), **options)
+
+
+async def test_cancelled_while_one_target_still_publishes_none_keeps_it(
+    tmp_path: Path, targets: list[LocalBackend]
+) -> None:
+    (tmp_path / "late").mkdir()
+    putting = asyncio.ensure_future(FanOut([targets[0], SlowToPublish(tmp_path / "late")]).put(KEY, pieces()))
+    while await content(targets[0]) is None:
+        await asyncio.sleep(0.01)
+    putting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await putting
+    assert await content(targets[0]) is None
+    assert list((tmp_path / "late").iterdir()) == []

@@ -110,26 +110,26 @@ async def test_a_hold_placed_while_the_target_is_looked_through_is_obeyed(
     place: Place, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [await place.backup(app.archives) for _ in range(2)]
-    newest = holding._newest_verified
+    newest = holding._last_good
 
     async def slowly(*arguments: Any) -> str | None:
         found = await newest(*arguments)
         await held(place, app, names[0])
         return found
 
-    monkeypatch.setattr(holding, "_newest_verified", slowly)
+    monkeypatch.setattr(holding, "_last_good", slowly)
     with pytest.raises(JobRefused, match="is held"):
         await deleted(place, app, names[0])
     assert names[0] in place.names()
 
 
-async def test_the_newest_verified_archive_is_removed_only_when_that_is_said(place: Place, app: App) -> None:
+async def test_the_last_good_archive_is_removed_only_when_that_is_said(place: Place, app: App) -> None:
     names = [await place.backup(app.archives) for _ in range(2)]
-    with pytest.raises(JobRefused, match="newest archive that was verified"):
+    with pytest.raises(JobRefused, match="newest archive that is known to be good"):
         await deleted(place, app, names[1])
     assert place.names() == set(names)
     await deleted(place, app, names[1], even_the_last=True)
-    with pytest.raises(JobRefused, match="newest archive that was verified"):
+    with pytest.raises(JobRefused, match="newest archive that is known to be good"):
         await deleted(place, app, names[0])
     assert place.names() == {names[0]}
 
@@ -138,7 +138,7 @@ async def test_the_newest_is_the_one_that_was_proven_not_the_one_made_last(place
     names = [await place.backup(app.archives) for _ in range(2)]
     entry = (await place.archives(app.archives))[names[1]]
     await app.archives.found(f"file://{place.target}", names[1], entry.etag, "written")
-    with pytest.raises(JobRefused, match="newest archive that was verified"):
+    with pytest.raises(JobRefused, match="newest archive that is known to be good"):
         await deleted(place, app, names[0])
     await deleted(place, app, names[1])
     await verify(place.config, names[0], progress=Progress(), ledger=app.archives)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -12,13 +13,14 @@ import pytest
 from service import prune as prune_module
 from service.app import App
 from service.catalog import HOLD_SUFFIX, verify
+from service.config import Config
 from service.errors import ArchiveError, JobRefused, NotAuthentic
 from service.holding import hold, release
 from service.progress import Progress
 from service.prune import PruneResult, preview, prune
 from service.state import FILE_NAME
 from service.state_directory import only_job
-from storage_backends.base import AccessDenied, ObjectInfo, StorageBackend, TargetUnavailable
+from storage_backends.base import AccessDenied, ObjectInfo, ObjectNotFound, StorageBackend, TargetUnavailable
 from storage_backends.local import LocalBackend
 from tests.service_parts import Place
 
@@ -50,11 +52,11 @@ def before_each_removal(monkeypatch: pytest.MonkeyPatch, do: Callable[[str], Any
     """Have something happen after the target was listed and before an archive is looked at for its removal."""
     remove = prune_module._remove
 
-    async def removed(target: StorageBackend, entry: Any, *rest: Any) -> bool:
+    async def removed(config: Config, target: StorageBackend, entry: Any, *rest: Any) -> None:
         result = do(entry.name)
         if result is not None:
             await result
-        return await remove(target, entry, *rest)
+        await remove(config, target, entry, *rest)
 
     monkeypatch.setattr(prune_module, "_remove", removed)
 
@@ -203,8 +205,9 @@ async def test_a_target_that_goes_away_ends_the_pruning_and_the_next_one_goes_on
             await delete(self, key)
 
         patched.setattr(LocalBackend, "delete", away)
-        with pytest.raises(TargetUnavailable):
-            await pruned(place, app)
+        result = await pruned(place, app)
+    assert result.problem is not None and result.problem["code"] == "TARGET_UNAVAILABLE"
+    assert result.removed == names[:1]
     assert place.names() == set(names[1:])
     assert (await pruned(place, app)).removed == names[1:3]
 
@@ -284,3 +287,47 @@ async def test_each_archive_is_looked_at_once_more_right_before_it_goes(
         monkeypatch.setattr(LocalBackend, name, noted)
     await pruned(place, app)
     assert asked == ["stat archive", "stat hold", "delete archive"]
+
+
+async def test_an_unsealed_archive_proves_nothing_where_archives_are_sealed(tmp_path: Path) -> None:
+    place = Place(tmp_path, settings=dict(KEEP_ONE))
+    async with place.app() as app:
+        names = await made(place, app, 2)
+        place.settings["sealing"] = {"mode": "tpm"}
+        await verify(place.config, names[1], progress=Progress(), ledger=app.archives)
+        assert (await place.archives(app.archives))[names[1]].evidence == "unknown"
+        assert (await pruned(place, app)).removed == [], "neither counts, so nothing goes"
+        assert place.names() == set(names)
+
+
+async def test_a_place_that_is_empty_for_a_while_does_not_lose_its_evidence(place: Place, app: App) -> None:
+    (name,) = await made(place, app, 1)
+    place.target.rename(place.root / "away")
+    place.target.mkdir()
+    assert await place.archives(app.archives) == {}
+    place.target.rmdir()
+    (place.root / "away").rename(place.target)
+    assert (await place.archives(app.archives))[name].evidence == "verified"
+
+
+async def test_a_hold_and_a_removal_never_both_succeed(place: Place, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = await made(place, app, 2)
+    deleting = app.archives.deleting
+
+    async def slowly(target: str, name: str) -> None:
+        await deleting(target, name)
+        await asyncio.sleep(0.3)
+
+    monkeypatch.setattr(app.archives, "deleting", slowly)
+    pruning = asyncio.ensure_future(pruned(place, app))
+    await asyncio.sleep(0.1)
+    with pytest.raises(ObjectNotFound):
+        await hold(place.config, names[0], reason="", by="me", now=place.clock(), ledger=app.archives)
+    assert (await pruning).removed == [names[0]]
+    assert place.names() == {names[1]}
+
+
+async def test_a_number_that_nobody_can_have_reached_does_not_end_the_numbering(place: Place, app: App) -> None:
+    (place.state_dir / "sequence").write_text("9007199254740991\n")
+    (name,) = await made(place, app, 1)
+    assert (await place.archives(app.archives))[name].seq == 1
