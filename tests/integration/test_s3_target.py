@@ -264,41 +264,41 @@ def lock_bucket() -> str:
 async def test_a_locked_object_is_proved_and_kept(lock_bucket: str, mode: str, size: int) -> None:
     options = s3_servers.ceph_options(tls=True, object_lock_mode=mode, object_lock_days=3)
     async with opened(options, bucket=lock_bucket) as target:
-        await target.put("object", pieces(bytes(size)))
+        await target.put("object.zip", pieces(bytes(size)))
         client = s3_servers.ceph().client()
-        described = client.head_object(Bucket=lock_bucket, Key=target.connection.path("object"))
+        described = client.head_object(Bucket=lock_bucket, Key=target.connection.path("object.zip"))
         client.close()
         assert described["ObjectLockMode"] == mode
         until = described["ObjectLockRetainUntilDate"].astimezone(UTC)
         assert abs(until - datetime.now(UTC) - timedelta(days=3)) < timedelta(minutes=5)
         with pytest.raises(AccessDenied, match="is locked by Object Lock") as caught:
-            await target.delete("object")
+            await target.delete("object.zip")
         assert f"{mode} until {until:%F}" in str(caught.value)
-        assert len(await read(target, "object")) == size
+        assert len(await read(target, "object.zip")) == size
     async with opened(
         s3_servers.ceph_options(), prefix=target.connection.options.prefix.rstrip("/"), bucket=lock_bucket
     ) as plain:
         with pytest.raises(AccessDenied, match="is locked"):  # a delete marker would hide it
-            await plain.delete("object")
-        assert await keys(plain) == ["object"]
+            await plain.delete("object.zip")
+        assert await keys(plain) == ["object.zip"]
 
 
 async def test_a_lock_that_has_ended_lets_every_version_go(lock_bucket: str) -> None:
     options = s3_servers.ceph_options(object_lock_mode="GOVERNANCE", object_lock_days=2 / 86400)
     async with opened(options, bucket=lock_bucket) as target:
-        await target.put("object", pieces(b"first"))
-        await target.put("object", pieces(b"second"), overwrite=True)
+        await target.put("object.zip", pieces(b"first"))
+        await target.put("object.zip", pieces(b"second"), overwrite=True)
         deadline = time.monotonic() + 60
         while True:
             try:
-                await target.delete("object")
+                await target.delete("object.zip")
                 break
             except AccessDenied:
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.5)
-        await target.delete("object")
+        await target.delete("object.zip")
         client = s3_servers.ceph().client()
-        left = client.list_object_versions(Bucket=lock_bucket, Prefix=target.connection.path("object"))
+        left = client.list_object_versions(Bucket=lock_bucket, Prefix=target.connection.path("object.zip"))
         client.close()
         assert left.get("Versions", []) == []
 
@@ -308,10 +308,19 @@ async def test_a_lock_that_the_bucket_does_not_keep_is_a_failure_and_leaves_noth
     options = s3_servers.ceph_options(object_lock_mode="COMPLIANCE", object_lock_days=1)
     async with opened(options) as target:
         with pytest.raises(InvalidUrl) as caught:
-            await target.put("object", pieces(bytes(size)))
+            await target.put("object.zip", pieces(bytes(size)))
         assert caught.value.hint
         assert await keys(target) == []
         assert uploads(target) == []
+
+
+async def test_what_is_no_archive_is_not_locked(lock_bucket: str) -> None:
+    options = s3_servers.ceph_options(object_lock_mode="COMPLIANCE", object_lock_days=3)
+    async with opened(options, bucket=lock_bucket) as target:
+        for key in ("deviceon-backup-probe-1", "Backup_20260101_0000Z.zip.hold"):
+            await target.put(key, pieces(b"x"))
+            await target.delete(key)
+        assert await keys(target) == []
 
 
 async def test_a_bucket_that_does_not_exist_is_no_matter_of_the_object() -> None:
