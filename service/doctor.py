@@ -159,6 +159,19 @@ _PATH_REMEDY = "Correct the path in the configuration, or run as a user that may
 
 
 async def _target(config: Config) -> list[Finding]:
+    """Try every target; one that is bad does not keep the others from being tried."""
+    findings = []
+    for one in config.each():
+        try:
+            findings += await _one_target(one)
+        except (ServiceError, StorageError) as error:
+            findings.append(
+                Finding("target", False, str(error), error.hint or "Remove the cause, then run doctor again.")
+            )
+    return findings
+
+
+async def _one_target(config: Config) -> list[Finding]:
     async with open_target(config.target.url, config.target.options()) as target:
         archives = await list_archives(target)
     tried = await try_target(config.target)
