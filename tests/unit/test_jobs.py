@@ -63,6 +63,8 @@ class Bench:
 
     async def work(self, job: Job, progress: Progress) -> dict[str, Any]:
         self.began.append(job.id)
+        assert self.jobs._running is not None
+        self.jobs._running.watchdog = self.jobs._watchdog()  # a slow disk under the state is not what is watched here
         return await self.doing(job, progress)
 
     def start(self) -> asyncio.Task[None]:
@@ -134,7 +136,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         return await made.work(job, progress)
 
     announcer = Watched(hub, history)
-    jobs = Jobs(history, announcer, work, lambda: made.settings, clock)
+    jobs = Jobs(history, announcer, work, lambda: made.settings if made.began else PATIENT, clock)
     made = Bench(jobs, database, hub, clock)
     announcer.looked = made.looked
     yield made
