@@ -537,6 +537,25 @@ async def test_a_way_back_has_the_whole_timeout_for_its_first_step(bench: Bench)
     assert bench.undone == [ended.id]
 
 
+async def test_a_way_back_may_be_slow_even_where_a_standstill_is_given_up_quickly(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "UNDO_SECONDS", 600.0)
+    bench.settings = QUICK
+
+    async def work(job: Job, progress: Progress) -> dict[str, Any]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(2 * QUICK.no_progress_timeout)
+            await bench.looked_at()
+            bench.undone.append(job.id)
+        return {}
+
+    ended = await bench.ended(await bench.running(work))
+    assert bench.undone == [ended.id]
+
+
 async def test_a_way_back_that_gets_on_is_not_stuck_however_long_it_takes(bench: Bench) -> None:
     bench.settings = QUICK
 
