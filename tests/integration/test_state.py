@@ -392,8 +392,13 @@ def written_until_killed(state: Path, first: int, after: int) -> int:
     for _ in range(after):
         acknowledged = int(writer.stdout.readline())
     writer.send_signal(signal.SIGKILL)
-    rest, _ = writer.communicate()
-    return int(rest.split()[-1]) if rest.split() and rest.endswith("\n") else acknowledged
+    for line in writer.stdout:
+        if line.endswith("\n"):
+            acknowledged = int(line)
+    writer.stdin.close()
+    writer.wait()
+    writer.stdout.close()
+    return acknowledged
 
 
 async def test_every_acknowledged_write_outlives_twenty_kills(tmp_path: Path) -> None:

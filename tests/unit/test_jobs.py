@@ -63,6 +63,8 @@ class Bench:
 
     async def work(self, job: Job, progress: Progress) -> dict[str, Any]:
         self.began.append(job.id)
+        assert self.jobs._running is not None
+        self.jobs._running.watchdog = self.jobs._watchdog()  # a slow disk under the state is not what is watched here
         return await self.doing(job, progress)
 
     def start(self) -> asyncio.Task[None]:
@@ -134,7 +136,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         return await made.work(job, progress)
 
     announcer = Watched(hub, history)
-    jobs = Jobs(history, announcer, work, lambda: made.settings, clock)
+    jobs = Jobs(history, announcer, work, lambda: made.settings if made.began else PATIENT, clock)
     made = Bench(jobs, database, hub, clock)
     announcer.looked = made.looked
     yield made
@@ -532,6 +534,25 @@ async def test_a_way_back_has_the_whole_timeout_for_its_first_step(bench: Bench)
 
     ended = await bench.ended(await bench.running(work))
     assert ended.error is not None and ended.error["code"] == "STALLED"
+    assert bench.undone == [ended.id]
+
+
+async def test_a_way_back_may_be_slow_even_where_a_standstill_is_given_up_quickly(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "UNDO_SECONDS", 600.0)
+    bench.settings = QUICK
+
+    async def work(job: Job, progress: Progress) -> dict[str, Any]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(2 * QUICK.no_progress_timeout)
+            await bench.looked_at()
+            bench.undone.append(job.id)
+        return {}
+
+    ended = await bench.ended(await bench.running(work))
     assert bench.undone == [ended.id]
 
 
