@@ -188,6 +188,9 @@ class _Service:
             except ConfigError as error:
                 log.error("the configuration was not read again: %s", error)
                 continue
+            except Exception:
+                log.exception("reading the configuration again went wrong unexpectedly")
+                continue
             log.info("the configuration was read again")
             self.app.scheduler.wake()
 
@@ -208,6 +211,8 @@ class _Service:
                     await self._make_good()
             except (ServiceError, StorageError) as error:
                 log.error("the target cannot be looked after: %s", error)
+            except Exception:
+                log.exception("looking after the target went wrong unexpectedly")
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self.looked_for.wait()
@@ -318,6 +323,8 @@ def _logged(what: str) -> Iterator[None]:
         yield
     except ServiceError as error:
         log.error("%s failed: %s", what, error)
+    except Exception:
+        log.exception("%s failed unexpectedly", what)
 
 
 def _users(admins: list[Person], readers: list[Person]) -> AllowedUsers:

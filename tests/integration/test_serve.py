@@ -83,6 +83,26 @@ async def test_a_state_that_cannot_be_written_ends_neither_the_service_nor_what_
         assert info["not_ready"] is None
 
 
+async def test_what_goes_wrong_unexpectedly_beside_the_jobs_is_logged_and_tried_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(serve_module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(serve_module, "MEASURE_EVERY", 1)
+    monkeypatch.setattr("service.scheduler.LONGEST_SLEEP", 0.01)
+
+    async def broken(*_: object) -> NoReturn:
+        raise KeyError("a defect")
+
+    async with serving(place) as (app, running, _):
+        with monkeypatch.context() as defect:
+            defect.setattr(_Service, "_measure", broken)
+            defect.setattr(type(app.scheduler), "_look_at_the_clock", broken)
+            app.scheduler.wake()
+            await until(lambda: caplog.text.count("looking after the target went wrong unexpectedly") > 1)
+            await until(lambda: caplog.text.count("looking at the schedule went wrong unexpectedly") > 1)
+        assert not running.done()
+
+
 async def test_history_is_not_forgotten_while_the_clock_is_in_doubt(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
