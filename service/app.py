@@ -68,6 +68,8 @@ async def opened(file: ConfigFile, *, clock: Callable[[], datetime] = utc_now) -
         if aside is not None:
             log.error("the service's memory was damaged; it was kept as %s, and history begins anew", aside)
             await app.announcer.tell("state.damaged", {"file": str(aside)})
+        if app.stored.rejected is not None:
+            await app.announcer.tell("settings.rejected", {"file": str(app.stored.rejected)})
         yield app
     finally:
         database.close()
@@ -76,7 +78,7 @@ async def opened(file: ConfigFile, *, clock: Callable[[], datetime] = utc_now) -
 async def _assembled(file: ConfigFile, database: Database, clock: Callable[[], datetime]) -> App:
     history, values, archives = History(database), Values(database), Archives(database, clock)
     stored = StoredSettings(values, file.state_dir)
-    await stored.load()
+    await stored.load(clock())
     boot_id = secrets.token_hex(8)
     hub = EventHub(boot_id, _events(await history.events()), clock=clock)
     announcer = Announcer(hub, history)

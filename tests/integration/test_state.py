@@ -322,7 +322,7 @@ async def test_a_damaged_file_is_set_aside_and_the_settings_come_back_from_their
     place = Place(tmp_path, settings={"retention": None})
     async with place.app() as app:
         value, _ = app.stored.changed(frozenset(), {"retention": {"keep_last": 3}, "enabled": False})
-        await app.stored.store(value)
+        await app.stored.store(value, idle=True)
         for number in range(200):
             await app.history.save_job(job(number))
     damage(place.state_dir / FILE_NAME)
