@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from service.announcer import Announcer
 from service.api import Api, Methods
@@ -67,6 +68,8 @@ async def opened(file: ConfigFile, *, clock: Callable[[], datetime] = utc_now) -
         if aside is not None:
             log.error("the service's memory was damaged; it was kept as %s, and history begins anew", aside)
             await app.announcer.tell("state.damaged", {"file": str(aside)})
+        if app.stored.rejected is not None:
+            await app.announcer.tell("settings.rejected", {"file": str(app.stored.rejected)})
         yield app
     finally:
         database.close()
@@ -75,9 +78,9 @@ async def opened(file: ConfigFile, *, clock: Callable[[], datetime] = utc_now) -
 async def _assembled(file: ConfigFile, database: Database, clock: Callable[[], datetime]) -> App:
     history, values, archives = History(database), Values(database), Archives(database, clock)
     stored = StoredSettings(values, file.state_dir)
-    await stored.load()
+    await stored.load(clock())
     boot_id = secrets.token_hex(8)
-    hub = EventHub(boot_id, [_event(content) for content in await history.events()], clock=clock)
+    hub = EventHub(boot_id, _events(await history.events()), clock=clock)
     announcer = Announcer(hub, history)
     app = App(file, clock, boot_id, clock(), hub, history, values, archives, stored, PendingCopies(values), announcer)
     work = Work(app.config, archives, app.pending, clock, lambda: app.scheduler.clock_suspect)
@@ -119,5 +122,9 @@ async def _installation(values: Values) -> str:
     return str(known)
 
 
-def _event(content: dict[str, object]) -> Event:
-    return Event(**{**content, "time": datetime.fromisoformat(str(content["time"]))})  # type: ignore[arg-type]
+def _events(remembered: Iterable[dict[str, Any]]) -> Iterator[Event]:
+    for content in remembered:
+        try:
+            yield Event.from_json(content)
+        except (KeyError, ValueError, TypeError) as error:
+            log.error("an event that is remembered cannot be read: %r", error)

@@ -35,9 +35,12 @@ class ClockGuard:
 
     @classmethod
     def from_json(cls, value: dict[str, Any] | None) -> Self:
-        """Return what `as_json` told; nothing is known when it never did."""
-        times = {name: text and datetime.fromisoformat(text) for name, text in (value or {}).items()}
-        return cls(**times)
+        """Return what `as_json` told; nothing is known when it never did, or when that cannot be read."""
+        try:
+            texts = [None if value is None else value[name] for name in ("last_seen", "doubted_since")]
+            return cls(*(None if text is None else datetime.fromisoformat(text) for text in texts))
+        except (KeyError, ValueError, TypeError):
+            return cls()
 
     def as_json(self) -> dict[str, Any]:
         """Return what is known, to be remembered."""

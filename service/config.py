@@ -393,6 +393,12 @@ def complete(file: ConfigFile, stored: SystemBackup) -> Config:
     return Config(**values, **{name: getattr(system_backup, name) for name in SYSTEM_BACKUP})
 
 
+def require_consistent(file: ConfigFile, stored: SystemBackup) -> None:
+    """Raise ConfigError when file and stored settings contradict each other; a target may still be missing."""
+    if file.system_backup(stored).target is not None:
+        complete(file, stored)
+
+
 def find(path: Path | str | None = None) -> Path:
     """Tell which file is the configuration: `path`, else $DEVICEON_BACKUP_CONFIG, else the one below /etc."""
     return Path(path or os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)

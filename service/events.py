@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Final, Self
 
@@ -36,6 +36,12 @@ class Event:
     type: str
     job_id: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return the event that `as_json` has told; members that only another version knows are left out."""
+        known = {each.name: value[each.name] for each in fields(cls) if each.name in value}
+        return cls(**known | {"time": datetime.fromisoformat(value["time"])})
 
     def as_json(self) -> dict[str, Any]:
         """Return the event for clients: the time in ISO 8601."""

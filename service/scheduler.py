@@ -60,6 +60,9 @@ class Scheduler:
             except ServiceError as error:
                 log.error("the schedule could not be looked at: %s", error)
                 pause = LONGEST_SLEEP
+            except Exception:
+                log.exception("looking at the schedule went wrong unexpectedly")
+                pause = LONGEST_SLEEP
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._woken.wait()

@@ -15,7 +15,7 @@ from typing import NoReturn
 from service.app import App, opened
 from service.backup import utc_now
 from service.catalog import CatalogEntry, list_archives
-from service.config import Config, ConfigFile, Person
+from service.config import Config, ConfigFile, Person, require_consistent
 from service.config_monitoring import address
 from service.errors import ConfigError, ServiceError
 from service.http import status_server
@@ -81,6 +81,7 @@ class _Service:
         app.jobs.on_start, app.jobs.on_end = self._job_started, self._job_ended
         app.scheduler.on_missed = self._missed
         await self._seed_metrics()
+        await app.stored.remove_unused_secrets()
         async with self.notifier, self._listening(), asyncio.TaskGroup() as tasks:
             working = tasks.create_task(self._work(interrupted))
             others = [
@@ -184,9 +185,13 @@ class _Service:
             try:
                 file = await asyncio.to_thread(self.read)
                 _require_same_place(self.app.file, file)
+                require_consistent(file, self.app.stored.value)
                 self.app.file = file
             except ConfigError as error:
                 log.error("the configuration was not read again: %s", error)
+                continue
+            except Exception:
+                log.exception("reading the configuration again went wrong unexpectedly")
                 continue
             log.info("the configuration was read again")
             self.app.scheduler.wake()
@@ -208,6 +213,8 @@ class _Service:
                     await self._make_good()
             except (ServiceError, StorageError) as error:
                 log.error("the target cannot be looked after: %s", error)
+            except Exception:
+                log.exception("looking after the target went wrong unexpectedly")
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self.looked_for.wait()
@@ -318,6 +325,8 @@ def _logged(what: str) -> Iterator[None]:
         yield
     except ServiceError as error:
         log.error("%s failed: %s", what, error)
+    except Exception:
+        log.exception("%s failed unexpectedly", what)
 
 
 def _users(admins: list[Person], readers: list[Person]) -> AllowedUsers:

@@ -29,7 +29,7 @@ from service.api.views import (
     SystemInfo,
 )
 from service.catalog import list_archives, opened
-from service.config import Config, ConfigFile, TargetSettings, complete
+from service.config import Config, ConfigFile, TargetSettings, complete, require_consistent
 from service.doctor import examine
 from service.errors import JobRefused, NotFound, SealError
 from service.finding import Finding
@@ -117,12 +117,13 @@ class Methods:
             changes = {name: getattr(params, name) for name in given}
             value, secrets = self.stored.changed(file.fixed, changes)
             try:
+                require_consistent(file, value)
                 if "target" in given and value.target is not None:
                     await _require_good(value.target)
             except BaseException:
                 _remove(secrets)
                 raise
-            await self.stored.store(value)
+            await self.stored.store(value, idle=self.jobs.active is None)
             await self.announcer.tell("settings.changed", {"changed": sorted(given)})
             self.scheduler.wake()
             return self._settings()
@@ -136,11 +137,14 @@ class Methods:
         if params.target is None:
             return await try_target(self._config().target)
         # As an update would take it: a client has no more say in what is read on this machine because it only tries.
-        value, secrets = self.stored.changed(frozenset(), {"target": params.target})
-        try:
-            return await try_target(value.target) if value.target is not None else []
-        finally:
-            _remove(secrets)
+        file = self.file()
+        known = file.copies if file.target is None else [file.target, *file.copies]
+        async with self._changing:  # an update removes the files of secrets that it does not know
+            value, secrets = self.stored.changed(frozenset(), {"target": params.target}, known)
+            try:
+                return await try_target(value.target) if value.target is not None else []
+            finally:
+                _remove(secrets)
 
     @method("backup.start", admin=True)
     async def backup(self, params: p.Mutation) -> Job:

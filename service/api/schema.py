@@ -51,6 +51,10 @@ _OTHER_EVENTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "state.damaged": ("The service's memory was damaged; history is lost, the file was kept.", _object(file=_TEXT)),
     "settings.changed": ("System Backup settings were changed.", _object(changed={"type": "array", "items": _TEXT})),
+    "settings.rejected": (
+        "Some of the stored settings make no sense any more and are not in force; the file holds all as they were.",
+        _object(file=_TEXT),
+    ),
     "schedule.missed": (
         "A backup that was due did not begin in time.",
         _object(due=_TIME, made_up={"type": "boolean"}),

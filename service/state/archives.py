@@ -6,9 +6,13 @@ import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import Any, get_args
 
 from service.ledger import Evidence, Intent, Known
 from service.state.database import Database
+from service.state.values import loaded
+
+_FACTS = {"created", "seq", "server_version", "sealing", "fingerprint", "raw_bytes"}
 
 
 class Archives:
@@ -56,9 +60,9 @@ class Archives:
         return {
             name: Known(
                 etag,
-                evidence,
-                datetime.fromisoformat(since) if since else None,
-                json.loads(facts) if facts else None,
+                evidence if evidence in get_args(Evidence) else "unknown",
+                _moment(since),
+                _facts(facts),
             )
             for name, etag, evidence, since, facts in rows
         }
@@ -98,3 +102,18 @@ class Archives:
         await self._database.run(
             lambda db: db.execute("INSERT OR REPLACE INTO intents VALUES (?, ?, ?)", (target, name, action))
         )
+
+
+def _facts(text: str | None) -> dict[str, Any] | None:
+    """Return facts without what only another version knows; None, so that the archive is looked at anew, when bad."""
+    facts = None if text is None else loaded(text, "facts of an archive")
+    if not isinstance(facts, dict) or ("created" in facts and _moment(facts["created"]) is None):
+        return None
+    return {name: facts[name] for name in facts if name in _FACTS}
+
+
+def _moment(text: Any) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sqlite3
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from service.errors import JobRefused
 from service.job import ENDED, Job
 from service.state.database import Database
-from service.state.values import put
+from service.state.values import loaded, put
+
+log = logging.getLogger(__name__)
 
 KEPT_EVENTS = 1000
 KEY_LIFE = timedelta(hours=24)
@@ -98,15 +102,13 @@ class History:
             if allowed is not None:
                 conditions.append(f"{column} IN ({', '.join('?' * len(allowed))})")
                 values += allowed
-        query = f"SELECT content FROM jobs WHERE {' AND '.join(conditions)} ORDER BY created DESC, id DESC LIMIT ?"
-        rows = await self._database.run(lambda db: db.execute(query, [*values, limit]).fetchall())
-        return [Job.from_json(json.loads(content)) for (content,) in rows]
+        query = f"SELECT content FROM jobs WHERE {' AND '.join(conditions)} ORDER BY created DESC, id DESC"
+        return await self._database.run(lambda db: list(islice(_readable(db.execute(query, values)), limit)))
 
     async def unfinished(self) -> list[Job]:
         """Return the jobs that have not ended, the oldest first."""
         query = f"SELECT content FROM jobs WHERE state NOT IN ({', '.join('?' * len(ENDED))}) ORDER BY created, id"
-        rows = await self._database.run(lambda db: db.execute(query, sorted(ENDED)).fetchall())
-        return [Job.from_json(json.loads(content)) for (content,) in rows]
+        return await self._database.run(lambda db: list(_readable(db.execute(query, sorted(ENDED)))))
 
     async def add_event(self, seq: int, content: Mapping[str, Any]) -> None:
         """Remember an event, and forget those that are too many."""
@@ -118,9 +120,16 @@ class History:
         await self._database.run(work)
 
     async def events(self) -> list[dict[str, Any]]:
-        """Return the events that are remembered, the oldest first."""
-        rows = await self._database.run(lambda db: db.execute("SELECT content FROM events ORDER BY seq").fetchall())
-        return [json.loads(content) for (content,) in rows]
+        """Return the events that are remembered and can be read, the oldest first."""
+        rows = await self._database.run(
+            lambda db: db.execute("SELECT seq, content FROM events ORDER BY seq").fetchall()
+        )
+        found = []
+        for seq, content in rows:
+            event = loaded(content, f"event {seq}")
+            if isinstance(event, dict) and event.get("seq") == seq:
+                found.append(event)
+        return found
 
     async def forget(self, before: datetime) -> None:
         """Forget jobs that ended before a time, but for the newest backup that succeeded."""
@@ -136,8 +145,18 @@ class History:
 
 
 def _job(db: sqlite3.Connection, identifier: str) -> Job | None:
-    row = db.execute("SELECT content FROM jobs WHERE id = ?", (identifier,)).fetchone()
-    return None if row is None else Job.from_json(json.loads(row[0]))
+    return next(_readable(db.execute("SELECT content FROM jobs WHERE id = ?", (identifier,))), None)
+
+
+def _readable(rows: Iterable[tuple[str]]) -> Iterator[Job]:
+    """Leave out what cannot be read, and members that only another version knows: neither may end the service."""
+    known = {each.name for each in fields(Job)}
+    for (content,) in rows:
+        try:
+            value = json.loads(content)
+            yield Job.from_json({name: value[name] for name in value if name in known})
+        except (ValueError, TypeError, KeyError) as error:
+            log.error("a job that is remembered cannot be read: %r", error)
 
 
 def _save(db: sqlite3.Connection, job: Job) -> None:
@@ -155,7 +174,7 @@ def _answer_before(db: sqlite3.Connection, request: Request, now: datetime) -> A
         raise JobRefused(
             "this idempotency key was used for another request", hint="Use a new key for each new request."
         )
-    return json.loads(row[1])
+    return loaded(row[1], "an answer")
 
 
 def _remember(db: sqlite3.Connection, request: Request, answer: Any, now: datetime) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from typing import Any
 
 from service.state.database import Database
+
+log = logging.getLogger(__name__)
 
 
 class Values:
@@ -16,11 +19,11 @@ class Values:
         self._database = database
 
     async def get(self, name: str) -> Any:
-        """Return a value; None when it was never set."""
+        """Return a value; None when it was never set, or cannot be read."""
         rows = await self._database.run(
             lambda db: db.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
         )
-        return None if rows is None else json.loads(rows[0])
+        return None if rows is None else loaded(rows[0], name)
 
     async def set(self, name: str, value: Any) -> None:
         """Set a value; durable when this returns."""
@@ -30,3 +33,12 @@ class Values:
 def put(connection: sqlite3.Connection, name: str, value: Any) -> None:
     """Set a value as a part of a transaction."""
     connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, json.dumps(value)))
+
+
+def loaded(text: str, what: str) -> Any:
+    """Return a JSON value; None, which is logged, when it is none: what cannot be read is taken as absent."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        log.error("what is remembered as %s cannot be read: %s", what, error)
+        return None

@@ -15,6 +15,7 @@ from service import jobs as jobs_module
 from service import serve as serve_module
 from service.app import App
 from service.client import Client
+from service.config import SystemBackup, TargetSettings
 from service.job import Job
 from service.progress import Progress
 from service.serve import _Service
@@ -81,6 +82,57 @@ async def test_a_state_that_cannot_be_written_ends_neither_the_service_nor_what_
         async with Client.unix(place.file.service.socket) as client:
             info = await client.call("system.info")
         assert info["not_ready"] is None
+
+
+async def test_what_goes_wrong_unexpectedly_beside_the_jobs_is_logged_and_tried_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(serve_module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(serve_module, "MEASURE_EVERY", 1)
+    monkeypatch.setattr("service.scheduler.LONGEST_SLEEP", 0.01)
+
+    async def broken(*_: object) -> NoReturn:
+        raise KeyError("a defect")
+
+    async with serving(place) as (app, running, _):
+        with monkeypatch.context() as defect:
+            defect.setattr(_Service, "_measure", broken)
+            defect.setattr(type(app.scheduler), "_look_at_the_clock", broken)
+            app.scheduler.wake()
+            await until(lambda: caplog.text.count("looking after the target went wrong unexpectedly") > 1)
+            await until(lambda: caplog.text.count("looking at the schedule went wrong unexpectedly") > 1)
+        assert not running.done()
+
+
+async def test_files_of_secrets_that_nobody_names_are_removed_at_the_start_but_for_those_of_rejected_settings(
+    place: Place,
+) -> None:
+    secrets = place.state_dir / "secrets"
+    secrets.mkdir(parents=True)
+    for name in ("left", "named"):
+        (secrets / name).write_text("a secret")
+    (place.state_dir / "settings.json.rejected-1").write_text(f'{{"file": "{secrets}/named"}}')
+    async with serving(place):
+        assert [path.name for path in secrets.iterdir()] == ["named"]
+
+
+async def test_a_configuration_that_contradicts_what_is_stored_is_not_taken(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.settings["target"] = None
+    stop, reload = asyncio.Event(), asyncio.Event()
+    async with place.app() as app:
+        stored = SystemBackup(target=TargetSettings(url=f"file://{place.target}"))
+        await app.stored.store(stored, idle=True)
+        before = app.file
+        running = asyncio.create_task(_Service(app, lambda: place.file, stop, reload, abandon).run())
+        await until(lambda: app.not_ready is None)
+        place.settings["copies"] = [{"url": f"file://{place.target}/"}]
+        reload.set()
+        await until(lambda: "more than once" in caplog.text)
+        assert app.file is before
+        stop.set()
+        await running
 
 
 async def test_history_is_not_forgotten_while_the_clock_is_in_doubt(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -16,11 +17,15 @@ import pytest
 from service.api import Api
 from service.api.schema import schema
 from service.app import App
+from service.config import SystemBackup
 from service.errors import ConfigError, StateError
+from service.job import Job
+from service.progress import Progress
 from service.rpc.codec import Code, RpcError
 from service.rpc.peers import Peer
 from service.settings import read_stored
 from service.state import FILE_NAME
+from service.state_directory import only_job
 from tests.service_parts import ADMIN, READER, Place
 
 SECRET = "hunter2-correct-horse"
@@ -202,6 +207,11 @@ async def test_a_secret_goes_to_a_file_that_only_the_owner_reads_and_comes_back_
     assert SECRET not in repr(app.stored.value) + str(app.config())
 
 
+async def nothing_found(_: object) -> list[Any]:
+    """Stand in for the test of a server that is not there."""
+    return []
+
+
 async def accepted(_: object) -> None:
     """Stand in for the test of a target: a directory of this machine takes no secrets."""
 
@@ -231,6 +241,84 @@ async def test_a_secret_that_was_set_is_kept_by_sending_back_what_was_shown(
     shown = (await call("settings.get"))["settings"]["target"]
     await call("settings.update", target=shown | {"url": shown["url"] + "/"})
     assert app.config().target.options() == {"client": {"password": SECRET}}
+
+
+@pytest.mark.parametrize("method", ["settings.update", "target.test"])
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        {"url": "smb://nas.evil/share"},
+        {"url": "ftp://nas/share"},
+        {"url": "smb://me@nas/share"},
+        {"storage_options": {"endpoint_url": "http://evil"}},
+        {"storage_options": {"client_kwargs": {"endpoint_url": "http://evil", "region_name": "x"}}},
+    ],
+)
+async def test_a_secret_that_was_set_is_never_sent_elsewhere(
+    place: Place, app: App, monkeypatch: pytest.MonkeyPatch, elsewhere: dict[str, Any], method: str
+) -> None:
+    monkeypatch.setattr("service.api.methods._require_good", accepted)
+    monkeypatch.setattr("service.api.methods.try_target", nothing_found)
+    secrets = {"password": {"secret": SECRET}, "client_kwargs": {"endpoint_url": "http://good"}}
+    call = call_checked(app.api)
+    await call("settings.update", target={"url": "smb://nas/share", "storage_options": secrets})
+    shown = (await call("settings.get"))["settings"]["target"]
+    await call(method, target=shown | {"url": "smb://nas/other"})
+    options = shown["storage_options"] | elsewhere.get("storage_options", {})
+    error = await refused(app.api, method, target=shown | elsewhere | {"storage_options": options})
+    assert "of this machine" in error.message
+    assert "again" in str(error.data)
+    renewed = options | {"password": {"secret": SECRET}}
+    await call(method, target=shown | elsewhere | {"storage_options": renewed})
+
+
+async def test_the_secrets_of_the_configuration_file_may_be_tried_where_they_belong_and_not_elsewhere(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.api.methods.try_target", nothing_found)
+    target = {"url": "smb://nas/share", "storage_options": {"password": {"env": "HOME"}}}
+    place.settings["target"] = target
+    async with place.app() as app:
+        assert await call_checked(app.api)("target.test", target=target) == []
+        await refused(app.api, "target.test", target=target | {"url": "smb://evil/share"})
+
+
+async def test_a_target_that_already_gets_the_copies_is_refused_before_it_is_stored(place: Place) -> None:
+    place.settings["copies"] = [{"url": f"file://{place.target}"}]
+    async with place.app() as app:
+        error = await refused(app.api, "settings.update", target=target_at(place.target))
+        assert "more than once" in error.message
+        assert app.stored.value.target is None
+        assert await app.values.get("system_backup") is None
+
+
+async def test_secrets_of_old_settings_stay_while_a_job_may_still_read_them(
+    place: Place, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.api.methods._require_good", accepted)
+    call = call_checked(app.api)
+    secrets = place.state_dir / "secrets"
+    await call("settings.update", target=target_at(place.target, password={"secret": SECRET}))
+    (first,) = secrets.iterdir()
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def slow(job: Job, progress: Progress) -> dict[str, Any]:
+        begun.set()
+        await gate.wait()
+        return {}
+
+    app.jobs.work = slow
+    running = asyncio.create_task(app.jobs.run_now("verify", {}, Progress()))
+    await begun.wait()
+    await call("settings.update", target=target_at(place.target, password={"secret": SECRET + "2"}))
+    assert len(list(secrets.iterdir())) == 2
+    gate.set()
+    await running
+    with only_job(place.state_dir, "a job of another process"):
+        await call("settings.update", enabled=True)
+        assert first in secrets.iterdir()
+    await call("settings.update", enabled=False)
+    assert first not in secrets.iterdir() and len(list(secrets.iterdir())) == 1
 
 
 @pytest.mark.parametrize("reference", [{"file": "/etc/shadow"}, {"env": "HOME"}])
@@ -312,6 +400,37 @@ async def test_a_copy_that_makes_no_sense_does_not_keep_the_service_from_startin
     (place.state_dir / "settings.json").write_text("{broken")
     async with place.app() as app:
         assert app.stored.value.retention is None
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["the copy", "the state"])
+async def test_settings_that_make_no_sense_any_more_are_kept_elsewhere_and_the_others_are_in_force(
+    place: Place, lost: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    document = {"schedule": DAILY | {"timezone": "Mars/Olympus"}, "retention": {"keep_last": 3}, "tomorrow": 1}
+    place.state_dir.mkdir()
+    if lost:
+        (place.state_dir / "settings.json").write_text(json.dumps(document))
+    else:
+        async with place.app() as app:
+            await app.values.set("system_backup", document)
+        assert read_stored(place.state_dir).retention is not None
+    for _ in range(2):
+        async with place.app() as app:
+            assert app.stored.value.schedule is None
+            assert app.stored.value.retention is not None and app.stored.value.retention.keep_last == 3
+            events = [event for event in await app.history.events() if event["type"] == "settings.rejected"]
+    (kept,) = place.state_dir.glob("settings.json.rejected-*")
+    assert json.loads(kept.read_text()) == document
+    assert [event["data"] for event in events] == [{"file": str(kept)}]
+    assert "timezone" in caplog.text and str(kept) in caplog.text
+
+
+async def test_a_copy_that_is_no_object_is_kept_elsewhere_too(place: Place) -> None:
+    place.state_dir.mkdir()
+    (place.state_dir / "settings.json").write_text("[1]")
+    async with place.app() as app:
+        assert app.stored.value == SystemBackup()
+    assert len(list(place.state_dir.glob("settings.json.rejected-*"))) == 1
 
 
 async def test_a_state_of_a_newer_version_is_not_read_around(place: Place) -> None:

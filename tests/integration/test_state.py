@@ -46,6 +46,11 @@ def archives(database: Database) -> Archives:
     return Archives(database, Clock())
 
 
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
 def job(
     number: int, state: JobState = "succeeded", *, kind: JobKind = "backup", created: datetime | None = None
 ) -> Job:
@@ -185,6 +190,39 @@ async def test_archives_that_are_gone_are_forgotten_but_for_those_with_an_open_i
     assert list(await archives.known("file:///elsewhere")) == ["gone"]
 
 
+async def test_what_only_another_version_knows_or_nobody_can_read_is_passed_over(place: Place) -> None:
+    async with place.app() as app:
+        name = await place.backup(app.archives)
+        before = await place.archives(app.archives)
+        await app.history.save_job(job(1))
+        await app.history.save_job(job(2))
+        await app.history.save_job(job(3, "running"))
+        await app.announcer.tell("settings.changed", {"changed": []})
+        await app.announcer.tell("settings.changed", {"changed": []})
+        await app.values.set("clock", {})
+
+        def spoil(db: sqlite3.Connection) -> None:
+            for table, column in (("jobs", "content"), ("events", "content"), ("archives", "facts")):
+                db.execute(f"UPDATE {table} SET {column} = json_set({column}, '$.member of tomorrow', 1)")
+            db.execute("UPDATE jobs SET content = '{}' WHERE id = ?", (job(2).id,))
+            db.execute("UPDATE jobs SET content = '{torn' WHERE id = ?", (job(3, "running").id,))
+            db.execute("UPDATE events SET content = '[]' WHERE seq = 2")
+            db.execute("INSERT INTO settings VALUES ('schedule.served', '{torn')")
+
+        await app.history._database.run(spoil)
+    async with place.app() as again:
+        assert await again.history.jobs(limit=1, before=None, kinds=["backup"]) == [job(1)]
+        assert await again.history.job(job(2).id) is None
+        assert await again.history.unfinished() == []
+        assert [event["seq"] for event in await again.history.events()] == [1]
+        assert await place.archives(again.archives) == before
+        await again.history._database.run(
+            lambda db: db.execute("UPDATE archives SET facts = '{\"created\": 5}', evidence = 'of tomorrow'")
+        )
+        assert (await place.archives(again.archives))[name].created == before[name].created
+        await again.scheduler.look()
+
+
 ASKED = Request("key", "backup.start", {})
 
 
@@ -284,7 +322,7 @@ async def test_a_damaged_file_is_set_aside_and_the_settings_come_back_from_their
     place = Place(tmp_path, settings={"retention": None})
     async with place.app() as app:
         value, _ = app.stored.changed(frozenset(), {"retention": {"keep_last": 3}, "enabled": False})
-        await app.stored.store(value)
+        await app.stored.store(value, idle=True)
         for number in range(200):
             await app.history.save_job(job(number))
     damage(place.state_dir / FILE_NAME)
