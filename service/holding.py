@@ -79,11 +79,13 @@ async def delete(config: Config, name: str, *, even_the_last: bool, ledger: Ledg
             if not even_the_last and name == await _last_good(target, ledger):
                 raise JobRefused(
                     f"{name} is the newest archive that is known to be good",
-                    hint="Make a new backup first, or say that even the last one may go.",
+                    hint="Make a new backup first, or say that even the last one may go (--even-the-last).",
                 )
             async with changing_archives(config.state_dir):
                 if await is_held(target, name):
-                    raise JobRefused(f"{name} is held", hint="End its hold first, if it may really go.")
+                    raise JobRefused(
+                        f"{name} is held", hint="End its hold first (`deviceon-backup release`), if it may really go."
+                    )
                 await ledger.deleting(target.url, name)
                 try:
                     await target.delete(name)

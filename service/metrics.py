@@ -6,7 +6,7 @@ finding nothing to compare.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from importlib.metadata import version
 from typing import get_args
@@ -25,6 +25,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._running_jobs: dict[str, JobKind] = {}
+        self._targets: set[str] = set()
         self._define_jobs()
         self._define_backups()
         self._define_surroundings()
@@ -117,6 +118,14 @@ class Metrics:
             self._archives.labels(target, evidence).set(count)
         self._newest.labels(target).set(newest.timestamp() if newest else 0)
         self._bytes.labels(target).set(total_bytes)
+
+    def keep_targets(self, targets: Collection[str]) -> None:
+        """Forget the targets that are no longer configured."""
+        kept = {redact(target) for target in targets}
+        for target in self._targets - kept:
+            for metric in (self._archives, self._bytes, self._newest, self._up):
+                metric.remove_by_labels({"target": target})
+        self._targets = kept
 
     def target_up(self, target: str, up: bool) -> None:
         """Tell whether a target could be used."""

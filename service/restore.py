@@ -17,7 +17,7 @@ from typing import Any
 from service import sources
 from service.backup import utc_now
 from service.catalog import locate, opened, place_of
-from service.config import Config
+from service.config import Config, ConfigFile
 from service.errors import ConfigError, JobRefused, Obstacle, RestoreError, RestoreRefused, SealError, SwapFailed
 from service.exclusive import servers_locked
 from service.journal import Journal, journals
@@ -260,7 +260,7 @@ async def _finish(work: Awaitable[None]) -> None:
     task.result()
 
 
-async def _recover(config: Config, progress: Progress) -> list[str]:
+async def _recover(config: ConfigFile, progress: Progress) -> list[str]:
     settled = []
     for journal in journals(config.state_dir):
         if journal.state == "swapped":
@@ -277,13 +277,13 @@ def _servers_locked(journal: Journal, what: str) -> AbstractAsyncContextManager[
     return servers_locked(servers, what, recovering=True)
 
 
-async def recover(config: Config, *, progress: Progress) -> list[str]:
+async def recover(config: ConfigFile, *, progress: Progress) -> list[str]:
     """Settle restores that a crash interrupted: undo them, or end a commit. Returns the archives concerned."""
     with only_job(config.state_dir, "a restore's recovery"):
         return await _recover(config, progress)
 
 
-def pending(config: Config) -> Journal | None:
+def pending(config: ConfigFile) -> Journal | None:
     """Return the restore that waits for commit or rollback, or was interrupted; None when there is none."""
     return next(iter(journals(config.state_dir)), None)
 

@@ -48,10 +48,13 @@ class Scheduler:
     on_missed: Callable[[datetime, str], None] | None = None
     guard: ClockGuard = field(default_factory=ClockGuard)
     _served_until: datetime | None = None
+    _running: bool = False
+    _told_of: datetime | None = None
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
         """Start what is due, for ever."""
+        self._running = True
         while True:
             self._woken.clear()
             try:
@@ -74,7 +77,9 @@ class Scheduler:
     @property
     def clock_suspect(self) -> bool:
         """Tell whether the clock may have been set: pruning by age waits then."""
-        return self.guard.suspects(self.clock())
+        now = self.clock()
+        # Between two looks of a service that runs, a clock that was just set shows, too.
+        return (self.guard.look(now) if self._running else self.guard).suspects(now)
 
     def wake(self) -> None:
         """Look again now: the settings have changed."""
@@ -95,7 +100,11 @@ class Scheduler:
             # put off by its jitter; the run before it may still be owed
             due = previous_run(schedule, due - timedelta(microseconds=1))
         if due > self._served_until:
-            await self._serve(schedule, due, now)
+            try:
+                await self._serve(schedule, due, now)
+            except ServiceError as error:
+                self._tell_once(due, str(error))
+                raise
             self._served_until = due
 
     def next_run(self) -> datetime | None:
@@ -139,6 +148,12 @@ class Scheduler:
             if self.on_missed is not None:
                 self.on_missed(due, f"the service did not run, and more than {schedule.catch_up} hours have passed")
 
+    def _tell_once(self, due: datetime, why: str) -> None:
+        """Tell that a due backup cannot be begun, once, though it is tried again."""
+        if due != self._told_of and self.on_missed is not None:
+            self.on_missed(due, why)
+        self._told_of = due
+
     async def _queue(self, schedule: ScheduleSettings, origin: JobOrigin, due: datetime) -> bool:
         """Queue the backup of a due time; False when it is left out, since another is at work."""
         values = {SERVED: _served(schedule, due)}
@@ -158,7 +173,8 @@ class Scheduler:
         before = await self.values.get(SERVED)
         if before is not None and before["schedule"] == _told(schedule):
             last = datetime.fromisoformat(before["due"])
-            if last <= now + timedelta(days=1):
+            # Set back past one due time, the clock comes to it again: that was served. Past several is too long to wait.
+            if last <= now + ON_TIME or previous_run(schedule, last - timedelta(microseconds=1)) <= now:
                 return last
             log.error("the clock was set back from after %s; the schedule begins anew", last.isoformat())
         await self.values.set(SERVED, _served(schedule, now))
@@ -183,7 +199,8 @@ class Scheduler:
 
 
 def _told(schedule: ScheduleSettings) -> str:
-    return json.dumps(schedule.model_dump(mode="json"), sort_keys=True)
+    """Return what decides the due times; the same due times with another jitter are the same schedule."""
+    return json.dumps(schedule.model_dump(mode="json", exclude={"jitter", "catch_up"}), sort_keys=True)
 
 
 def _served(schedule: ScheduleSettings, due: datetime) -> dict[str, Any]:

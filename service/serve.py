@@ -10,6 +10,7 @@ import pwd
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import NoReturn
 
 from service.app import App, opened
@@ -17,16 +18,18 @@ from service.backup import utc_now
 from service.catalog import CatalogEntry, list_archives
 from service.config import Config, ConfigFile, Person, require_consistent
 from service.config_monitoring import address
-from service.errors import ConfigError, ServiceError
+from service.errors import ConfigError, JobRefused, ServiceError
 from service.http import status_server
 from service.job import ENDED, Job
 from service.jobs import Stuck
 from service.metrics import Metrics
 from service.notify import Notifier
+from service.progress import Progress
+from service.restore import recover
 from service.rpc.peers import AllowedNames, AllowedUsers
 from service.rpc.server import RpcServer
 from service.rpc.tls import TlsFiles
-from service.state_directory import only_service
+from service.state_directory import only_job, only_service
 from storage_backends import open_target
 from storage_backends.base import StorageError
 
@@ -92,6 +95,7 @@ class _Service:
             log.info("ready for commands on %s", file.service.socket)
             await self.stop.wait()
             app.not_ready = "stopping"
+            log.info("stopping")
             for task in others:
                 task.cancel()
             await self._stop_working(working)
@@ -127,10 +131,14 @@ class _Service:
         error = {
             "code": "INTERRUPTED",
             "message": "the service ended before the job did",
-            "hint": "What it had begun was undone when the service started again.",
+            "hint": "What it had begun is undone when the service starts again, but for a restore that was exchanged: "
+            "`deviceon-backup status` tells whether one waits for commit or rollback.",
             "transient": True,
         }
+        running_elsewhere = await asyncio.to_thread(_job_runs, self.app.file.state_dir)
         for unfinished in await self.app.history.unfinished():
+            if running_elsewhere and unfinished.origin == "command line":
+                continue
             job = unfinished.but(state="interrupted", ended=self.app.clock(), error=error)
             await self.app.announcer.job(job)
             ended.append(job)
@@ -145,9 +153,10 @@ class _Service:
             with _logged("telling of what was interrupted"):
                 self._notify(job, await self._previous(job))
         with _logged("making up for what was interrupted"):
-            last = await self.app.history.jobs(limit=1, kinds=["backup"])
-            if last and last[0].state == "interrupted":
-                await self.app.scheduler.retry(last[0])
+            backups = await self.app.history.jobs(limit=50, kinds=["backup"])
+            last = next((job for job in backups if job.scheduled_for is not None), None)
+            if last is not None and last.state == "interrupted":
+                await self.app.scheduler.retry(last)
         self.app.not_ready = None
         self.begun.set()
         try:
@@ -159,6 +168,8 @@ class _Service:
         if self.app.file.system_backup(self.app.stored.value).target is None:
             log.warning("no target is set yet: `deviceon-backup settings set` does that")
             self.settled = True
+            with _logged("recovering a restore"):
+                await recover(self.app.file, progress=Progress())
             return
         with _logged("settling"):
             await self.app.jobs.submit("settle", {}, origin="service")
@@ -188,7 +199,7 @@ class _Service:
                 require_consistent(file, self.app.stored.value)
                 self.app.file = file
             except ConfigError as error:
-                log.error("the configuration was not read again: %s", error)
+                log.error("nothing of the configuration was read again: %s (%s)", error, error.hint)
                 continue
             except Exception:
                 log.exception("reading the configuration again went wrong unexpectedly")
@@ -212,7 +223,7 @@ class _Service:
                         await self._submit_settle()
                     await self._make_good()
             except (ServiceError, StorageError) as error:
-                log.error("the target cannot be looked after: %s", error)
+                log.error("looking after the targets failed: %s", error)
             except Exception:
                 log.exception("looking after the target went wrong unexpectedly")
             try:
@@ -238,6 +249,7 @@ class _Service:
             config = self.app.config()
         except ConfigError:
             return
+        metrics.keep_targets({target.url for target in config.targets})
         for one in config.each():
             await self._measure(one)
 
@@ -247,7 +259,7 @@ class _Service:
             archives = await self._archives(config)
         except (ServiceError, StorageError) as error:
             metrics.target_up(url, False)
-            log.warning("the target cannot be listed: %s", error)
+            log.warning("the target %s cannot be listed: %s", url, error)
             return
         metrics.target_up(url, True)
         counted = dict.fromkeys(("unknown", "written", "verified", "damaged"), 0)
@@ -301,6 +313,8 @@ class _Service:
         tried = {
             (job.params.get("target"), job.params.get("archive"))
             for job in await self.app.history.jobs(limit=500, kinds=["verify"])
+            if job.state == "succeeded"
+            or str((job.error or {}).get("code")).startswith(("ARCHIVE", "SEAL", "TPM_WRONG"))
         }
         for one in self.app.config().each():
             url = one.target.url
@@ -318,6 +332,10 @@ class _Service:
             await self.app.jobs.submit("copy", {"archive": name, "target": target}, origin="service")
 
 
+_FOR_GOOD = ("ARCHIVE", "SEAL", "TPM_WRONG", "TPM_CLEARED")
+"""Codes of errors that reading an archive again would not change."""
+
+
 @contextlib.contextmanager
 def _logged(what: str) -> Iterator[None]:
     """Log what goes wrong on the side, such as a full disk under the memory: no job that runs may end for it."""
@@ -327,6 +345,15 @@ def _logged(what: str) -> Iterator[None]:
         log.error("%s failed: %s", what, error)
     except Exception:
         log.exception("%s failed unexpectedly", what)
+
+
+def _job_runs(state_dir: Path) -> bool:
+    """Tell whether a job of another process is at work: the command line's."""
+    try:
+        with only_job(state_dir, "a look"):
+            return False
+    except JobRefused:
+        return True
 
 
 def _users(admins: list[Person], readers: list[Person]) -> AllowedUsers:

@@ -214,5 +214,6 @@ def _backed_up(made: BackupResult, pruned: Sequence[PruneResult]) -> Result:
         for each in pruned
         for name, why in each.kept_by_target.items()
     ]
-    removed = [name for each in pruned for name in each.removed]
+    several = len(made.targets) > 1
+    removed = [f"{each.target}/{name}" if several else name for each in pruned for name in each.removed]
     return asdict(made) | {"removed": removed, "warnings": made.warnings + kept}

@@ -86,10 +86,9 @@ class Methods:
             waiting=len(self.jobs.waiting),
             next_run=self.scheduler.next_run(),
             last_backup=next(iter(await self.history.jobs(limit=1, kinds=["backup"])), None),
-            last_success=next(
-                iter(await self.history.jobs(limit=1, kinds=["backup"], states=["succeeded", "partial"])), None
-            ),
+            last_success=next(iter(await self.history.jobs(limit=1, kinds=["backup"], states=["succeeded"])), None),
             clock_doubted_since=self.scheduler.guard.doubted_since,
+            restore=self._waiting_restore(),
         )
 
     @method("system.doctor", admin=True)
@@ -135,7 +134,7 @@ class Methods:
     async def test_target(self, params: p.TargetTest) -> list[Finding]:
         """Write a small object to a target, read it back, try to overwrite, list and remove it; tell what was found."""
         if params.target is None:
-            return await try_target(self._config().target)
+            return [finding for one in self._config().targets for finding in await try_target(one)]
         # As an update would take it: a client has no more say in what is read on this machine because it only tries.
         file = self.file()
         known = file.copies if file.target is None else [file.target, *file.copies]
@@ -255,11 +254,7 @@ class Methods:
     @method("restore.pending")
     async def pending(self, params: p.Nothing) -> Pending | None:
         """Return the restore that waits for commit or rollback; null when there is none."""
-        journal = pending(self._config())
-        if journal is None:
-            return None
-        names = [str(participant["name"]) for participant in journal.participants]
-        return Pending(journal.id, journal.archive, journal.started, journal.state, names)
+        return self._waiting_restore()
 
     @method("restore.commit", admin=True)
     async def commit(self, params: p.Mutation) -> Job:
@@ -290,7 +285,8 @@ class Methods:
     @method("schedule.preview")
     async def preview_schedule(self, params: p.SchedulePreview) -> list[datetime]:
         """Return when the next backups would start, in UTC; an empty list without a schedule."""
-        schedule = self.file().system_backup(self.stored.value).schedule
+        settings = self.file().system_backup(self.stored.value)
+        schedule = settings.schedule if settings.enabled else None
         if params.schedule is not None:
             schedule = _checked("schedule", params.schedule)
         return [] if schedule is None else upcoming(schedule, self.clock(), params.count, self.scheduler.seed)
@@ -300,6 +296,13 @@ class Methods:
         """Return the events that are remembered after a number. `events.subscribe` sends them as they happen."""
         found = await self.history.events()
         return EventPage([event for event in found if event["seq"] > (params.since or 0)], self.boot_id)
+
+    def _waiting_restore(self) -> Pending | None:
+        journal = pending(self.file())
+        if journal is None:
+            return None
+        names = [str(participant["name"]) for participant in journal.participants]
+        return Pending(journal.id, journal.archive, journal.started, journal.state, names)
 
     def _chosen(self, params: p.OfTarget) -> Config:
         """Return the configuration with the target that is asked about alone, with all when none is named."""

@@ -29,6 +29,17 @@ class JobView(Job):
         return cls(**values, progress=jobs.how_far(job.id))
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A restore that keeps the state before it."""
+
+    id: str
+    archive: str
+    started: str
+    state: str
+    sources: list[str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemInfo:
     """What service this is and how it stands. `not_ready` says why it takes no jobs; null when it does."""
@@ -47,6 +58,8 @@ class SystemInfo:
     last_backup: Job | None
     last_success: Job | None
     clock_doubted_since: datetime | None
+    restore: Pending | None
+    """The restore that keeps the state before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +95,6 @@ class EventPage:
 
     events: list[dict[str, Any]]
     boot_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A restore that keeps the state before it."""
-
-    id: str
-    archive: str
-    started: str
-    state: str
-    sources: list[str]
 
 
 @dataclass(frozen=True, slots=True)

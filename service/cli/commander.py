@@ -83,10 +83,13 @@ async def _service(stack: contextlib.AsyncExitStack, path: Path, config: ConfigF
         return None
     try:
         info = await client.call("system.info")
-    except RemoteError as error:
-        if error.code == "NOT_ALLOWED":
-            raise ConfigError(f"a service runs, but {error}", hint="Name this user in service.admins.") from error
+    except RemoteError:
         raise
+    except ConnectionLost as error:
+        if "may not use" not in str(error):
+            raise
+        hint = "Have this user named in service.admins or service.readers, or run as root."
+        raise ConfigError(f"a service runs, but {error}", hint=hint) from error
     if config is not None and Path(info["state_dir"]) != config.state_dir:
         return None
     return _There(client)
@@ -106,7 +109,11 @@ class _There:
         async with contextlib.aclosing(events):
             await anext(events)  # subscribed, so that nothing of the job is missed
             job: dict[str, Any] = await self._client.call(method, **params)
-            progress.say(f"The service does this as job {job['id']}")
+            active = (await self._client.call("system.info"))["active"]
+            first = (
+                f"; {active['kind']} {active['id']} has to end first" if active and active["id"] != job["id"] else ""
+            )
+            progress.say(f"The service does this as job {job['id']}{first}")
             ended = asyncio.ensure_future(self._ended(job["id"], events, progress))
             return await _or_cancel(ended, self._client.call("job.cancel", id=job["id"]))
 

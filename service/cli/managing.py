@@ -59,10 +59,13 @@ def status(shared: Shared) -> None:
     running = info["not_ready"] is None or info["not_ready"] != "starting"
     rows = [
         ("service", f"runs since {_local(info['started'])}" if running else "does not run"),
-        ("next backup", _local(info["next_run"])),
+        ("next backup", _local(info["next_run"]) if running else "not while the service does not run"),
         ("last success", _outcome(info["last_success"])),
         ("last backup", _outcome(info["last_backup"])),
     ]
+    if info["restore"]:
+        waiting = info["restore"]
+        rows.append(("restore", f"{waiting['archive']} of {_local(waiting['started'])} waits for commit or rollback"))
     if info["active"]:
         rows.append(("running", f"{info['active']['kind']} {info['active']['id']}"))
     if info["waiting"]:
@@ -160,7 +163,7 @@ def schedule(shared: Shared, count: int) -> None:
     if shared.json:
         emit({"runs": found})
         return
-    click.echo("\n".join(map(_local, found)) if found else "no schedule is set: backups run only when asked for")
+    click.echo("\n".join(map(_local, found)) if found else "no schedule is in force: backups run only when asked for")
 
 
 @click.command()

@@ -222,7 +222,7 @@ async def test_of_many_missed_runs_only_the_last_is_made_up_for(life: Life) -> N
     assert await life.due_times() == [(DUE + timedelta(days=9), "catch-up")]
 
 
-@pytest.mark.parametrize("changed", [{"at": "01:00"}, {"catch_up": 100}, {"timezone": "Asia/Tokyo"}])
+@pytest.mark.parametrize("changed", [{"at": "01:00"}, {"frequency": "cron", "at": None, "cron": "0 1 * * *"}, {"timezone": "Asia/Tokyo"}])
 async def test_a_changed_schedule_does_not_make_up_for_the_past(life: Life, changed: dict[str, Any]) -> None:
     life.clock.now = DUE + timedelta(hours=6)
     life.use(DAILY | changed)
@@ -234,6 +234,23 @@ async def test_a_changed_schedule_does_not_make_up_for_the_past(life: Life, chan
     assert life.scheduler.next_run() == expected
     await life.look_at(expected)
     assert await life.due_times() == [(expected, "schedule")]
+
+
+async def test_another_jitter_or_catch_up_keeps_what_was_due(life: Life) -> None:
+    life.clock.now = DUE + timedelta(minutes=1)
+    life.use(DAILY | {"catch_up": 100, "jitter": 0})
+    await life.scheduler.look()
+    assert await life.due_times() == [(DUE, "schedule")]
+
+
+async def test_a_clock_set_back_past_many_due_times_begins_the_schedule_anew(life: Life) -> None:
+    hourly = {"frequency": "cron", "cron": "0 * * * *"}
+    life.use(hourly)
+    await life.look_at(DUE + timedelta(hours=20))
+    before = len(await life.backups())
+    await life.look_at(DUE)
+    await life.look_at(DUE + timedelta(hours=2))
+    assert len(await life.backups()) > before
 
 
 async def test_a_first_schedule_begins_with_its_next_run(tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ async def pull(
             abort()
             task.cancel()
             await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # what the driver says of a connection that was ended under it is no news
 
 
 class Connections:
