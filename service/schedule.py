@@ -89,8 +89,8 @@ class ScheduleSettings(Settings):
     timezone: Annotated[str, AfterValidator(_known_timezone)] = "UTC"
     """IANA time zone of the times above, such as Europe/Berlin."""
     jitter: Annotated[int, Field(ge=0, le=720)] = 0
-    """Minutes by which a run may be put off, for many machines that share one target. How much it is differs between
-    machines and runs, but is fixed for a run, and always less than the time to the next."""
+    """Minutes by which a run may be put off, for many machines that share a network or a storage server. How much it is
+    differs between machines and runs, but is fixed for a run, and always less than the time to the next."""
     catch_up: Annotated[int, Field(ge=0, le=168)] = 24
     """A run that was missed is made up for, once, when it was due within this many hours. 0: never."""
 

@@ -173,7 +173,7 @@ class Scheduler:
         before = await self.values.get(SERVED)
         if before is not None and before["schedule"] == _told(schedule):
             last = datetime.fromisoformat(before["due"])
-            # Set back past one due time, the clock comes to it again: that was served. Past several is too long to wait.
+            # Set back past one due time, the clock comes to it again: that was served. Past several, begin anew.
             if last <= now + ON_TIME or previous_run(schedule, last - timedelta(microseconds=1)) <= now:
                 return last
             log.error("the clock was set back from after %s; the schedule begins anew", last.isoformat())

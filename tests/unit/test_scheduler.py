@@ -222,7 +222,9 @@ async def test_of_many_missed_runs_only_the_last_is_made_up_for(life: Life) -> N
     assert await life.due_times() == [(DUE + timedelta(days=9), "catch-up")]
 
 
-@pytest.mark.parametrize("changed", [{"at": "01:00"}, {"frequency": "cron", "at": None, "cron": "0 1 * * *"}, {"timezone": "Asia/Tokyo"}])
+@pytest.mark.parametrize(
+    "changed", [{"at": "01:00"}, {"frequency": "cron", "at": None, "cron": "0 1 * * *"}, {"timezone": "Asia/Tokyo"}]
+)
 async def test_a_changed_schedule_does_not_make_up_for_the_past(life: Life, changed: dict[str, Any]) -> None:
     life.clock.now = DUE + timedelta(hours=6)
     life.use(DAILY | changed)
