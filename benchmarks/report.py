@@ -11,18 +11,18 @@ from rich.table import Table as TerminalTable
 
 from benchmarks import tables
 from benchmarks.commands import BACKUPS, RESTORES, SLOW_RESTORES, TITLES, Way
-from benchmarks.results import Results, targets
+from benchmarks.results import Results, goals
 
 _TEMPLATE = Path(__file__).with_name("PERFORMANCE.md.template")
 
 
 def print_overview(results: Results, sections: Sequence[str]) -> None:
-    """Print the tables of these sections, then the targets."""
+    """Print the tables of these sections, then the goals."""
     console = Console(width=max(140, Console().width), highlight=False, markup=False)
     for section in sections:
         for table in tables.of_section(results, section):
             console.print(_for_terminal(table))
-    console.print(_for_terminal(tables.of_targets(results)))
+    console.print(_for_terminal(tables.of_goals(results)))
 
 
 def _for_terminal(table: tables.Table) -> TerminalTable:
@@ -51,7 +51,7 @@ def document(results: Results, plots: Sequence[str] = ()) -> str:
     return Template(_TEMPLATE.read_text()).substitute(
         {name: _with_plots(text, name, plots) for name, text in parts.items()},
         verdict=_verdict(results),
-        targets=markdown(tables.of_targets(results)),
+        goals=markdown(tables.of_goals(results)),
         facts="\n".join(f"* {name}: {value}" for name, value in results.facts.items()),
         measured=_measured(results),
         backup_commands=_commands(BACKUPS, "back_up"),
@@ -80,9 +80,9 @@ def _with_plots(text: str, section: str, plots: Sequence[str]) -> str:
 
 
 def _verdict(results: Results) -> str:
-    found = targets(results)
-    met, missed, open_ = (sum(target.met is value for target in found) for value in (True, False, None))
-    return f"Of {len(found)} targets {met} are met, {missed} are not, {open_} were not measured."
+    found = goals(results)
+    met, missed, open_ = (sum(goal.met is value for goal in found) for value in (True, False, None))
+    return f"Of {len(found)} goals {met} are met, {missed} are not, {open_} were not measured."
 
 
 def _measured(results: Results) -> str:

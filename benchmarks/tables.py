@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.commands import OURS, TITLES
-from benchmarks.results import MIB, Results, Run, Value, cpu_limit_share, data_phase, middle, published, ratio, targets
+from benchmarks.results import MIB, Results, Run, Value, cpu_limit_share, data_phase, goals, middle, published, ratio
 
 NOT_MEASURED = "not measured"
 _OF_STAGE = ("rows", "large objects", "indexes", "statistics")
@@ -28,12 +28,10 @@ def number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def of_targets(results: Results) -> Table:
-    """Return every target beside what was measured."""
-    rows = [
-        (target.what, target.wanted, number(target.value, 2), f"**{target.verdict}**") for target in targets(results)
-    ]
-    return Table("Targets", ("Target", "wanted", "measured", "verdict"), rows)
+def of_goals(results: Results) -> Table:
+    """Return every goal beside what was measured."""
+    rows = [(goal.what, goal.wanted, number(goal.value, 2), f"**{goal.verdict}**") for goal in goals(results)]
+    return Table("Goals", ("Goal", "wanted", "measured", "verdict"), rows)
 
 
 def comparison(results: Results, section: str, direction: str, shape: str = "devices") -> Table:

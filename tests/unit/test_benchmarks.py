@@ -1,4 +1,4 @@
-"""The benchmarks' pure parts: medians, ratios, targets, the document. What they measure is never asserted."""
+"""The benchmarks' pure parts: medians, ratios, goals, the document. What they measure is never asserted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks import report, tables
 from benchmarks.commands import BACKUPS, RESTORES, SHAPE_BACKUPS, SHAPE_RESTORES, SLOW_RESTORES, TITLES
 from benchmarks.load import parse_log, summary
 from benchmarks.measure import CommandFailed, measure
-from benchmarks.results import MIB, Results, Run, cpu_limit_share, middle, published, ratio, ratios, targets
+from benchmarks.results import MIB, Results, Run, cpu_limit_share, goals, middle, published, ratio, ratios
 from benchmarks.sections import rotated
 
 PLAIN = Run("backup", "ours", "backup", "devices", 1.0, 1, 10.0, 8.0, 10.0, 100 * MIB, 90 * MIB, 1_000, {})
@@ -71,22 +71,22 @@ def test_published_is_before_the_reading_back() -> None:
     assert published(PLAIN) == 10.0
 
 
-def test_targets_are_met_or_not_or_not_measured() -> None:
-    verdicts = {target.what: target.verdict for target in targets(results())}
+def test_goals_are_met_or_not_or_not_measured() -> None:
+    verdicts = {goal.what: goal.verdict for goal in goals(results())}
     assert verdicts["backup, times faster than `pg_dump -Fp | zstd -1 | age`"] == "met"
     assert verdicts["backup, wall time over (CPU seconds / cores)"] == "NOT met"
     assert verdicts["backup, times faster than `pg_dump -Fp | borg`"] == "not measured"
     assert verdicts["restore's data phase, times faster than `pg_restore -j2`'s"] == "NOT met"
     assert verdicts["backup's peak memory, largest size over smallest"] == "not measured"
-    assert {target.met for target in targets(Results())} == {None}
+    assert {goal.met for goal in goals(Results())} == {None}
 
 
 def test_memory_grows_by_the_largest_size_over_the_smallest() -> None:
     found = Results(cores=2)
     for size, peak in ((0.5, 100), (8.0, 130), (2.0, 400)):
         found.runs.append(replace(PLAIN, section="growth", size=size, peak_bytes=peak * MIB))
-    (target,) = (target for target in targets(found) if target.what.startswith("backup's peak memory, largest"))
-    assert (target.value, target.verdict) == (1.3, "NOT met")
+    (goal,) = (goal for goal in goals(found) if goal.what.startswith("backup's peak memory, largest"))
+    assert (goal.value, goal.verdict) == (1.3, "NOT met")
 
 
 def test_results_are_the_same_when_read_again_and_sections_are_replaced(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_latencies_are_of_transactions_that_ended_in_a_window() -> None:
 def test_a_command_is_measured_with_all_its_processes(tmp_path: Path) -> None:
     half = f"{sys.executable} -c 'import time; b = bytearray(60 << 20); time.sleep(2)'"
     with subprocess.Popen(["sleep", "60"]) as server:
-        measured = measure(f"{half} | {half}", {}, log=tmp_path / "log", postmaster=server.pid)
+        measured = measure(f"{half} | {half}", {}, log=tmp_path / "log", servers=[server.pid])
         server.kill()
     assert measured.wall >= 2
     assert measured.client_cpu > 0
@@ -171,5 +171,5 @@ def test_a_command_is_measured_with_all_its_processes(tmp_path: Path) -> None:
 def test_a_command_that_fails_anywhere_in_its_pipeline_says_why(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as server:
         with pytest.raises(CommandFailed, match="no such luck"):
-            measure("(echo no such luck; exit 3) >&2 | cat", {}, log=tmp_path / "log", postmaster=server.pid)
+            measure("(echo no such luck; exit 3) >&2 | cat", {}, log=tmp_path / "log", servers=[server.pid])
         server.kill()
