@@ -46,7 +46,7 @@ def document(results: Results, plots: Sequence[str] = ()) -> str:
     """Return the document; `plots` are the names of the images that there are."""
     parts = {
         section: _section(results, section)
-        for section in ("backup", "restore", "shapes", "growth", "memory", "load", "trees")
+        for section in ("backup", "restore", "shapes", "growth", "memory", "load", "trees", "targets")
     }
     return Template(_TEMPLATE.read_text()).substitute(
         {name: _with_plots(text, name, plots) for name, text in parts.items()},

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.commands import OURS, TITLES
 from benchmarks.results import MIB, Results, Run, Value, cpu_limit_share, data_phase, goals, middle, published, ratio
+from benchmarks.target_commands import KINDS, WAYS
 
 NOT_MEASURED = "not measured"
 _OF_STAGE = ("rows", "large objects", "indexes", "statistics")
@@ -75,6 +76,24 @@ def _row(title: str, runs: Sequence[Run], ours: float | None, raw: float, *, arc
         number(max(run.peak_bytes for run in runs) / MIB, 0),
     ]
     return [*cells, number(middle(runs, lambda run: run.archive_bytes / 1e6))] if archive else cells
+
+
+def transfers(results: Results) -> list[Table]:
+    """Return a table for each kind of target, size and direction, with one row for each way: medians of all rounds."""
+    titles = {(kind, way.name): way.title for kind, ways in WAYS.items() for way in ways}
+    header = ("Command", "wall s", "range", "times ours", "MB/s", "client CPU s", "server CPU s", "peak MiB")
+    found = []
+    for kind, size, direction in dict.fromkeys((run.shape, run.size, run.direction) for run in results.of("targets")):
+        runs = results.of("targets", direction=direction, shape=kind, size=size)
+        ours = middle(run for run in runs if run.way == OURS.name)
+        raw = float(runs[0].archive_bytes)
+        rows = [
+            _row(titles[kind, way], [run for run in runs if run.way == way], ours, raw, archive=False)
+            for way in dict.fromkeys(way.name for way in WAYS[kind])
+            if any(run.way == way for run in runs)
+        ]
+        found.append(Table(f"{direction.capitalize()} of {raw / 1e9:g} GB, {KINDS[kind]}", header, rows))
+    return found
 
 
 def _dataset(results: Results, runs: Sequence[Run]) -> dict[str, Any]:
@@ -175,6 +194,7 @@ def of_section(results: Results, section: str) -> list[Table]:
         "growth": lambda: [growth(results)],
         "memory": lambda: [limited(results)],
         "load": lambda: [load(results)],
+        "targets": lambda: transfers(results),
     }
     if section in told:
         found = told[section]()

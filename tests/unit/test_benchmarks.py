@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report, tables
-from benchmarks.commands import BACKUPS, RESTORES, SHAPE_BACKUPS, SHAPE_RESTORES, SLOW_RESTORES, TITLES
+from benchmarks.commands import BACKUPS, RESTORES, SHAPE_BACKUPS, SHAPE_RESTORES, SLOW_RESTORES, TITLES, rotated
 from benchmarks.load import parse_log, summary
 from benchmarks.measure import CommandFailed, measure
 from benchmarks.results import MIB, Results, Run, cpu_limit_share, goals, middle, published, ratio, ratios
-from benchmarks.sections import rotated
 
 PLAIN = Run("backup", "ours", "backup", "devices", 1.0, 1, 10.0, 8.0, 10.0, 100 * MIB, 90 * MIB, 1_000, {})
 STAGES = {"dump": 8.0, "read back": 1.5}
