@@ -12,6 +12,7 @@ from rich.table import Table as TerminalTable
 from benchmarks import tables
 from benchmarks.commands import BACKUPS, RESTORES, SLOW_RESTORES, TITLES, Way
 from benchmarks.results import Results, goals
+from benchmarks.target_commands import IN_FLIGHT, PART_MIB, WAYS
 
 _TEMPLATE = Path(__file__).with_name("PERFORMANCE.md.template")
 
@@ -56,6 +57,9 @@ def document(results: Results, plots: Sequence[str] = ()) -> str:
         measured=_measured(results),
         backup_commands=_commands(BACKUPS, "back_up"),
         restore_commands=_commands((*RESTORES, *SLOW_RESTORES), "restore"),
+        target_commands=_target_commands(),
+        part_mib=PART_MIB,
+        in_flight=IN_FLIGHT,
     )
 
 
@@ -96,4 +100,10 @@ def _measured(results: Results) -> str:
 def _commands(ways: Sequence[Way], what: str) -> str:
     titles = TITLES["backup" if what == "back_up" else "restore"]
     told = [f"# {titles[way.name]}\n{getattr(way, what)}" for way in ways]
+    return "```sh\n" + "\n".join(told) + "\n```"
+
+
+def _target_commands() -> str:
+    ways = dict.fromkeys(way for ways in WAYS.values() for way in ways)
+    told = [f"# {way.title}\n{way.put}\n{way.get}" for way in ways]
     return "```sh\n" + "\n".join(told) + "\n```"

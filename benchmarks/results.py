@@ -11,6 +11,7 @@ from typing import Any, Self
 
 MIB = 1 << 20
 OURS = "ours"
+TARGET_PEERS = (("s3-https", "aws"), ("s3-https", "rclone"), ("smb", "smbclient"), ("smb", "rclone"), ("local", "dd"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +142,20 @@ def ratios(results: Results) -> dict[str, float | None]:
         "restore_vs_streaming": faster("restore", "streaming"),
         "restore_vs_pg_restore": faster("restore", "default"),
         "cpu_limit_share": cpu_limit_share(backups, results.cores),
-        "peak_mib": _peak_mib(run for run in results.runs if run.way == OURS),
+        "peak_mib": _peak_mib(run for run in results.runs if run.way == OURS and run.section != "targets"),
         "size_ratio": ratio(middle(backups, size), middle(results.of("backup", "streaming"), size)),
     }
+    for kind, peer in TARGET_PEERS:
+        for direction in ("put", "get"):
+            told[f"{kind.replace('-', '_')}_{direction}_vs_{peer}"] = transfer_ratio(results, kind, direction, peer)
     return {name: None if value is None else round(value, 3) for name, value in told.items()}
+
+
+def transfer_ratio(results: Results, kind: str, direction: str, peer: str) -> float | None:
+    """Return how many times faster ours puts or gets the same file as a peer."""
+    peers = results.of("targets", peer, direction, shape=kind)
+    ours = results.of("targets", OURS, direction, shape=kind)
+    return ratio(middle(peers), middle(run for run in ours if run.size == peers[0].size)) if peers else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +227,8 @@ def goals(results: Results) -> list[Goal]:
         Goal("backup's peak memory, largest size over smallest", growth_of_peak(results, "backup"), 1.15, False),
         Goal("restore's peak memory, largest size over smallest", growth_of_peak(results, "restore"), 1.15, False),
         Goal("both succeed within a 256 MiB memory cgroup (1 is yes)", under_limit, 1, True),
+        Goal("peak memory of all our puts into targets, MiB", _peak_of_all(results, "put"), 256, False),
+        Goal("peak memory of all our gets from targets, MiB", _peak_of_all(results, "get"), 256, False),
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.commands import OURS, TITLES
 from benchmarks.results import MIB, Results, Run, Value, cpu_limit_share, data_phase, goals, middle, published, ratio
-from benchmarks.target_commands import KINDS, WAYS
+from benchmarks.target_commands import KINDS, NOT_DURABLE, WAYS
 
 NOT_MEASURED = "not measured"
 _OF_STAGE = ("rows", "large objects", "indexes", "statistics")
@@ -87,11 +87,14 @@ def transfers(results: Results) -> list[Table]:
         runs = results.of("targets", direction=direction, shape=kind, size=size)
         ours = middle(run for run in runs if run.way == OURS.name)
         raw = float(runs[0].archive_bytes)
-        rows = [
-            _row(titles[kind, way], [run for run in runs if run.way == way], ours, raw, archive=False)
-            for way in dict.fromkeys(way.name for way in WAYS[kind])
-            if any(run.way == way for run in runs)
-        ]
+        rows = []
+        for way in dict.fromkeys(way.name for way in WAYS[kind] if any(run.way == way.name for run in runs)):
+            mine = [run for run in runs if run.way == way]
+            rows.append(_row(titles[kind, way], mine, ours, raw, archive=False))
+            if way == OURS.name and direction == "put" and kind in NOT_DURABLE:
+                told = middle(mine, lambda run: run.wall - run.stages.get("publish", 0.0))
+                title = f"{titles[kind, way]}, before it is durable"
+                rows.append([title, number(told, 2), "", number(ratio(told, ours), 2), *[""] * 4])
         found.append(Table(f"{direction.capitalize()} of {raw / 1e9:g} GB, {KINDS[kind]}", header, rows))
     return found
 

@@ -1,6 +1,6 @@
 """The commands that put one file into a target of each kind and get it back, ours and the peers'.
 
-They find in the environment: FILE, KEY, BACK (the file that a get writes), PYTHON and TARGET (ours), STORE (the
+They find in the environment: FILE, KEY, BACK (the file that a get writes), PYTHON, TARGET and RESULT (ours), STORE (the
 directory of the local target), ENDPOINT and BUCKET with AWS_... and RCLONE_..., SMB_SHARE, SMB_PORT and SMB_LOGIN.
 """
 
@@ -26,7 +26,7 @@ class TargetWay:
 OURS = TargetWay(
     "ours",
     "deviceon-backup's target",
-    '"$PYTHON" -m benchmarks.target_copy put "$TARGET" "$KEY" "$FILE"',
+    '"$PYTHON" -m benchmarks.target_copy put "$TARGET" "$KEY" "$FILE" >"$RESULT"',
     '"$PYTHON" -m benchmarks.target_copy get "$TARGET" "$KEY" "$BACK"',
 )
 AWS = TargetWay(
@@ -75,6 +75,8 @@ WAYS: Mapping[str, Sequence[TargetWay]] = {
     "local": (OURS, DD, CP),
 }
 """By kind of target."""
+NOT_DURABLE = ("smb",)
+"""Where the peers leave to the server when it writes to its disks."""
 KINDS: Mapping[str, str] = {
     "s3-https": "S3 (Ceph), https",
     "s3-http": "S3 (Ceph), http",

@@ -2,8 +2,11 @@
 
     python -m benchmarks.target_copy put|get TARGET KEY FILE
 
-TARGET is a JSON file with `url` and `storage_options`. The service runs the same backend in the same event loop; what
-it reads and compresses before, and what it authenticates and decompresses after, is measured in other sections.
+TARGET is a JSON file with `url` and `storage_options`. A put tells, as JSON, the seconds it took after its data ended:
+what the last bytes took, and to make all of them durable and give them their name.
+
+The service runs the same backend in the same event loop; what it reads and compresses before, and what it authenticates
+and decompresses after, is measured in other sections.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import asyncio
 import itertools
 import json
 import sys
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -22,6 +26,7 @@ from storage_backends import StorageBackend, open_target
 MIB = 1 << 20
 PIECES = (MIB, 2 * MIB, 3 * MIB, 4 * MIB)
 """A chunk of an archive is compressed to between nothing and 4 MiB."""
+STAGE = "publish"
 
 
 async def pieces(path: Path) -> AsyncGenerator[bytes, None]:
@@ -36,8 +41,18 @@ async def pieces(path: Path) -> AsyncGenerator[bytes, None]:
 
 async def put(target: StorageBackend, key: str, path: Path) -> None:
     """Store a file."""
-    async with aclosing(pieces(path)) as data:
+    ended = 0.0
+
+    async def timed() -> AsyncGenerator[bytes, None]:
+        nonlocal ended
+        async with aclosing(pieces(path)) as data:
+            async for piece in data:
+                yield piece
+        ended = time.monotonic()
+
+    async with aclosing(timed()) as data:
         await target.put(key, data)
+    print(json.dumps({STAGE: round(time.monotonic() - ended, 3)}))
 
 
 async def get(target: StorageBackend, key: str, path: Path) -> None:

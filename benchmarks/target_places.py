@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.facts import PROGRAMS
 from benchmarks.target_commands import IN_FLIGHT, PART_MIB
 from demo.s3_server import REGION, CephServer
 from demo.smb_server import SHARE, SambaServer
 
 BUCKET = "backups"
-PROGRAMS = "/usr/bin"
-"""Where the Debian packages put what is measured: another `aws` may come first in a user's PATH."""
 _PROJECT = Path(__file__).parent.parent
 _AWS = f"""[default]
 region = {REGION}

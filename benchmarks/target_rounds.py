@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -55,10 +56,20 @@ class _Copying:
     def _back(self) -> Path:
         return self.directory / "back"
 
+    @property
+    def _result(self) -> Path:
+        return self.directory / "result.json"
+
     def _measured(self, way: TargetWay, script: str) -> Measured:
         os.sync()
         time.sleep(0.5)
-        environment = {**self.place.environment, "FILE": str(self.file), "KEY": way.name, "BACK": str(self._back)}
+        environment = {
+            **self.place.environment,
+            "FILE": str(self.file),
+            "KEY": way.name,
+            "BACK": str(self._back),
+            "RESULT": str(self._result),
+        }
         return measure(script, environment, log=self.directory / "command.log", servers=self.place.servers)
 
     def _note(self, way: TargetWay, direction: str, number: int, measured: Measured) -> None:
@@ -75,6 +86,7 @@ class _Copying:
             peak_bytes=measured.peak_bytes,
             biggest_bytes=measured.biggest_bytes,
             archive_bytes=self.file.stat().st_size,
+            stages=json.loads(self._result.read_text()) if way is OURS and direction == "put" else {},
         )
         self.bench.results.runs.append(run)
         self.bench.results.save(self.bench.path)
