@@ -164,7 +164,7 @@ def trees(bench: Bench) -> None:
 
 
 def targets(bench: Bench) -> None:
-    """One file into a target of each kind and back, half as large, beside other programs that store there."""
+    """One file into a target of each kind and back, a quarter as large, beside other programs that store there."""
     measure_targets(bench)
 
 
