@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _PSQL = 'psql -X -q -v ON_ERROR_STOP=1 -o /dev/null -d "$RESTORED"'
 _CREATE = 'createdb -T template0 "$RESTORED"'
@@ -142,3 +145,9 @@ SHAPE_BACKUPS: Sequence[Way] = (OURS, STREAMING, DEFAULT)
 SHAPE_RESTORES: Sequence[Way] = (OURS, DEFAULT)
 _ALL = (*BACKUPS, STREAMING_ANALYZED, DEFAULT_ANALYZED, DATA_PHASE)
 TITLES = {"backup": {way.name: way.title for way in _ALL}, "restore": {way.name: way.restore_title for way in _ALL}}
+
+
+def rotated(ways: Sequence[T], number: int) -> list[T]:
+    """Return the order of round `number`: another one is first each time, so that the first place helps nobody."""
+    start = (number - 1) % len(ways)
+    return [*ways[start:], *ways[:start]]

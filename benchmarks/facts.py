@@ -9,6 +9,8 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+PROGRAMS = "/usr/bin"
+"""Where the Debian packages put what is measured: another `aws` may come first in a user's PATH."""
 _PROGRAMS = {
     "PostgreSQL": ["postgres", "--version"],
     "swtpm (the TPM)": ["swtpm", "--version"],
@@ -16,9 +18,14 @@ _PROGRAMS = {
     "age": ["age", "--version"],
     "restic": ["restic", "version"],
     "borg": ["borg", "--version"],
+    "Ceph": ["radosgw", "--version"],
+    "Samba": ["smbd", "--version"],
+    "smbclient": ["smbclient", "--version"],
+    "aws": ["aws", "--version"],
+    "rclone": ["rclone", "version"],
 }
 _NAME = 'PRETTY_NAME="(.*)"'
-_LIBRARIES = ("asyncpg", "cryptography", "isal", "uvloop", "zstandard")
+_LIBRARIES = ("aiobotocore", "asyncpg", "cryptography", "isal", "smbprotocol", "uvloop", "zstandard")
 
 
 def cores() -> int:
@@ -28,7 +35,7 @@ def cores() -> int:
 
 def facts(programs: Path) -> dict[str, str]:
     """Return names and values; `programs` is the directory of PostgreSQL's programs."""
-    path = f"{programs}:{os.environ['PATH']}"
+    path = f"{programs}:{PROGRAMS}:{os.environ['PATH']}"
     versions = {name: _version(command, path) for name, command in _PROGRAMS.items()}
     return {
         "Processor": _matched(Path("/proc/cpuinfo"), r"model name\s*: (.*)"),

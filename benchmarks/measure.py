@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,16 +39,17 @@ def measure(
     environment: Mapping[str, str],
     *,
     log: Path,
-    postmaster: int,
+    servers: Collection[int] = (),
     cgroup: Path | None = None,
     directory: Path | None = None,
 ) -> Measured:
     """Run `script` in a bash of its own, with `pipefail`; stdout and stderr go to `log`.
 
-    `cgroup` is the directory of a memory cgroup to run it in. Raises CommandFailed.
+    `servers` are the main processes of what serves it, `cgroup` is the directory of a memory cgroup to run it in.
+    Raises CommandFailed.
     """
     enter = f'echo $$ >"{cgroup}/cgroup.procs" && ' if cgroup else ""
-    before = server_cpu(postmaster)
+    before = server_cpu(servers)
     with log.open("wb") as output:
         began = time.monotonic()
         process = subprocess.Popen(
@@ -65,23 +66,23 @@ def measure(
             _, status, usage = os.wait4(process.pid, 0)
             wall = time.monotonic() - began
     process.returncode = os.waitstatus_to_exitcode(status)
-    time.sleep(0.2)  # until the server has reaped the command's backends
+    time.sleep(0.2)  # until the servers have reaped what served the command
     if process.returncode:
         said = log.read_bytes()[-_LAST_WORDS:].decode(errors="replace").strip()
         raise CommandFailed(f"exit code {process.returncode} of: {script}\n{said}")
     return Measured(
         wall=wall,
         client_cpu=usage.ru_utime + usage.ru_stime,
-        server_cpu=server_cpu(postmaster) - before,
+        server_cpu=server_cpu(servers) - before,
         peak_bytes=sampler.peak,
         biggest_bytes=sampler.biggest,
     )
 
 
-def server_cpu(postmaster: int) -> float:
-    """Return the CPU seconds that a PostgreSQL server used since its start: reaped, live and its own."""
-    own = _cpu_fields(postmaster)
-    return (sum(own) + sum(sum(_cpu_fields(child)[:2]) for child in _children(postmaster))) / _TICKS
+def server_cpu(servers: Collection[int]) -> float:
+    """Return the CPU seconds that servers used since their start: of children that were reaped, live, and their own."""
+    own = sum(sum(_cpu_fields(server)) for server in servers)
+    return (own + sum(sum(_cpu_fields(child)[:2]) for server in servers for child in _children(server))) / _TICKS
 
 
 def _cpu_fields(pid: int) -> list[int]:

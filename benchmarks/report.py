@@ -11,18 +11,19 @@ from rich.table import Table as TerminalTable
 
 from benchmarks import tables
 from benchmarks.commands import BACKUPS, RESTORES, SLOW_RESTORES, TITLES, Way
-from benchmarks.results import Results, targets
+from benchmarks.results import Results, goals
+from benchmarks.target_commands import IN_FLIGHT, PART_MIB, WAYS
 
 _TEMPLATE = Path(__file__).with_name("PERFORMANCE.md.template")
 
 
 def print_overview(results: Results, sections: Sequence[str]) -> None:
-    """Print the tables of these sections, then the targets."""
+    """Print the tables of these sections, then the goals."""
     console = Console(width=max(140, Console().width), highlight=False, markup=False)
     for section in sections:
         for table in tables.of_section(results, section):
             console.print(_for_terminal(table))
-    console.print(_for_terminal(tables.of_targets(results)))
+    console.print(_for_terminal(tables.of_goals(results)))
 
 
 def _for_terminal(table: tables.Table) -> TerminalTable:
@@ -46,16 +47,19 @@ def document(results: Results, plots: Sequence[str] = ()) -> str:
     """Return the document; `plots` are the names of the images that there are."""
     parts = {
         section: _section(results, section)
-        for section in ("backup", "restore", "shapes", "growth", "memory", "load", "trees")
+        for section in ("backup", "restore", "shapes", "growth", "memory", "load", "trees", "targets")
     }
     return Template(_TEMPLATE.read_text()).substitute(
         {name: _with_plots(text, name, plots) for name, text in parts.items()},
         verdict=_verdict(results),
-        targets=markdown(tables.of_targets(results)),
+        goals=markdown(tables.of_goals(results)),
         facts="\n".join(f"* {name}: {value}" for name, value in results.facts.items()),
         measured=_measured(results),
         backup_commands=_commands(BACKUPS, "back_up"),
         restore_commands=_commands((*RESTORES, *SLOW_RESTORES), "restore"),
+        target_commands=_target_commands(),
+        part_mib=PART_MIB,
+        in_flight=IN_FLIGHT,
     )
 
 
@@ -80,9 +84,9 @@ def _with_plots(text: str, section: str, plots: Sequence[str]) -> str:
 
 
 def _verdict(results: Results) -> str:
-    found = targets(results)
-    met, missed, open_ = (sum(target.met is value for target in found) for value in (True, False, None))
-    return f"Of {len(found)} targets {met} are met, {missed} are not, {open_} were not measured."
+    found = goals(results)
+    met, missed, open_ = (sum(goal.met is value for goal in found) for value in (True, False, None))
+    return f"Of {len(found)} goals {met} are met, {missed} are not, {open_} were not measured."
 
 
 def _measured(results: Results) -> str:
@@ -96,4 +100,10 @@ def _measured(results: Results) -> str:
 def _commands(ways: Sequence[Way], what: str) -> str:
     titles = TITLES["backup" if what == "back_up" else "restore"]
     told = [f"# {titles[way.name]}\n{getattr(way, what)}" for way in ways]
+    return "```sh\n" + "\n".join(told) + "\n```"
+
+
+def _target_commands() -> str:
+    ways = dict.fromkeys(way for ways in WAYS.values() for way in ways)
+    told = [f"# {way.title}\n{way.put}\n{way.get}" for way in ways]
     return "```sh\n" + "\n".join(told) + "\n```"

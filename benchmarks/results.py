@@ -1,4 +1,4 @@
-"""What was measured, as plain values: medians, ratios, targets. Pure; docs/performance.json is a `Results`."""
+"""What was measured, as plain values: medians, ratios, goals. Pure; docs/performance.json is a `Results`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Self
 
 MIB = 1 << 20
 OURS = "ours"
+TARGET_PEERS = (("s3-https", "aws"), ("s3-https", "rclone"), ("smb", "smbclient"), ("smb", "rclone"), ("local", "dd"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +142,24 @@ def ratios(results: Results) -> dict[str, float | None]:
         "restore_vs_streaming": faster("restore", "streaming"),
         "restore_vs_pg_restore": faster("restore", "default"),
         "cpu_limit_share": cpu_limit_share(backups, results.cores),
-        "peak_mib": _peak_mib(run for run in results.runs if run.way == OURS),
+        "peak_mib": _peak_mib(run for run in results.runs if run.way == OURS and run.section != "targets"),
         "size_ratio": ratio(middle(backups, size), middle(results.of("backup", "streaming"), size)),
     }
+    for kind, peer in TARGET_PEERS:
+        for direction in ("put", "get"):
+            told[f"{kind.replace('-', '_')}_{direction}_vs_{peer}"] = transfer_ratio(results, kind, direction, peer)
     return {name: None if value is None else round(value, 3) for name, value in told.items()}
 
 
+def transfer_ratio(results: Results, kind: str, direction: str, peer: str) -> float | None:
+    """Return how many times faster ours puts or gets the same file as a peer."""
+    peers = results.of("targets", peer, direction, shape=kind)
+    ours = results.of("targets", OURS, direction, shape=kind)
+    return ratio(middle(peers), middle(run for run in ours if run.size == peers[0].size)) if peers else None
+
+
 @dataclass(frozen=True, slots=True)
-class Target:
+class Goal:
     """What a number has to be. `value` None: not measured."""
 
     what: str
@@ -171,8 +182,8 @@ class Target:
         return f"{'at least' if self.at_least else 'at most'} {self.limit:g}"
 
 
-def targets(results: Results) -> list[Target]:
-    """Return every target with what was measured."""
+def goals(results: Results) -> list[Goal]:
+    """Return every goal with what was measured."""
     told = ratios(results)
     restores = results.of("restore", OURS)
     backups = results.of("backup", OURS)
@@ -192,30 +203,32 @@ def targets(results: Results) -> list[Target]:
     limited = [entry for entry in results.sections.get("memory", {}).get("limited", []) if entry.get("run", True)]
     under_limit = float(all(entry["succeeded"] for entry in limited)) if limited else None
     return [
-        Target("backup, times faster than `pg_dump -Fp | zstd -1 | age`", told["backup_vs_streaming"], 2.0, True),
-        Target("backup, times faster than `pg_dump -Fp | restic`", told["backup_vs_restic"], 3.5, True),
-        Target("backup, times faster than `pg_dump -Fp | borg`", told["backup_vs_borg"], 3.5, True),
-        Target("backup, times faster than `pg_dump -Fc | age`", told["backup_vs_default"], 5.5, True),
-        Target("the same until published: streaming", until_published("streaming"), 2.0, True),
-        Target("the same until published: restic", until_published("restic"), 3.5, True),
-        Target("the same until published: borg", until_published("borg"), 3.5, True),
-        Target("the same until published: default", until_published("default"), 5.5, True),
-        Target("backup, wall time over (CPU seconds / cores)", told["cpu_limit_share"], 1.15, False),
-        Target("archive's size over `pg_dump -Fp | zstd -1 | age`", told["size_ratio"], 1.03, False),
-        Target("5,000 small tables, times faster than `pg_dump -Fc | age`", ratio(small[0], small[1]), 1.0, True),
-        Target("restore, times faster than `age -d | zstd -d | psql`", told["restore_vs_streaming"], 1.8, True),
-        Target("restore, times faster than `age -d`, `pg_restore -j2`", told["restore_vs_pg_restore"], 1.3, True),
-        Target("the same with statistics: `psql`, `vacuumdb --analyze-only`", analyzed("streaming"), 1.8, True),
-        Target("the same with statistics: `pg_restore`, `vacuumdb --analyze-only`", analyzed("default"), 1.3, True),
-        Target("restore's data phase, times faster than `pg_restore -j2`'s", data, 1.8, True),
-        Target("restore, wall time over (CPU seconds / cores)", cpu_limit_share(restores, results.cores), 1.15, False),
-        Target("100,000 small files, backup, times faster than `tar | zstd -1`", tree("backup"), 1.0, True),
-        Target("100,000 small files, restore, times faster than `zstd -d | tar -x`", tree("restore"), 1.0, True),
-        Target("peak memory of all our backups, MiB", _peak_of_all(results, "backup"), 160, False),
-        Target("peak memory of all our restores, MiB", _peak_of_all(results, "restore"), 160, False),
-        Target("backup's peak memory, largest size over smallest", growth_of_peak(results, "backup"), 1.15, False),
-        Target("restore's peak memory, largest size over smallest", growth_of_peak(results, "restore"), 1.15, False),
-        Target("both succeed within a 256 MiB memory cgroup (1 is yes)", under_limit, 1, True),
+        Goal("backup, times faster than `pg_dump -Fp | zstd -1 | age`", told["backup_vs_streaming"], 2.0, True),
+        Goal("backup, times faster than `pg_dump -Fp | restic`", told["backup_vs_restic"], 3.5, True),
+        Goal("backup, times faster than `pg_dump -Fp | borg`", told["backup_vs_borg"], 3.5, True),
+        Goal("backup, times faster than `pg_dump -Fc | age`", told["backup_vs_default"], 5.5, True),
+        Goal("the same until published: streaming", until_published("streaming"), 2.0, True),
+        Goal("the same until published: restic", until_published("restic"), 3.5, True),
+        Goal("the same until published: borg", until_published("borg"), 3.5, True),
+        Goal("the same until published: default", until_published("default"), 5.5, True),
+        Goal("backup, wall time over (CPU seconds / cores)", told["cpu_limit_share"], 1.15, False),
+        Goal("archive's size over `pg_dump -Fp | zstd -1 | age`", told["size_ratio"], 1.03, False),
+        Goal("5,000 small tables, times faster than `pg_dump -Fc | age`", ratio(small[0], small[1]), 1.0, True),
+        Goal("restore, times faster than `age -d | zstd -d | psql`", told["restore_vs_streaming"], 1.8, True),
+        Goal("restore, times faster than `age -d`, `pg_restore -j2`", told["restore_vs_pg_restore"], 1.3, True),
+        Goal("the same with statistics: `psql`, `vacuumdb --analyze-only`", analyzed("streaming"), 1.8, True),
+        Goal("the same with statistics: `pg_restore`, `vacuumdb --analyze-only`", analyzed("default"), 1.3, True),
+        Goal("restore's data phase, times faster than `pg_restore -j2`'s", data, 1.8, True),
+        Goal("restore, wall time over (CPU seconds / cores)", cpu_limit_share(restores, results.cores), 1.15, False),
+        Goal("100,000 small files, backup, times faster than `tar | zstd -1`", tree("backup"), 1.0, True),
+        Goal("100,000 small files, restore, times faster than `zstd -d | tar -x`", tree("restore"), 1.0, True),
+        Goal("peak memory of all our backups, MiB", _peak_of_all(results, "backup"), 160, False),
+        Goal("peak memory of all our restores, MiB", _peak_of_all(results, "restore"), 160, False),
+        Goal("backup's peak memory, largest size over smallest", growth_of_peak(results, "backup"), 1.15, False),
+        Goal("restore's peak memory, largest size over smallest", growth_of_peak(results, "restore"), 1.15, False),
+        Goal("both succeed within a 256 MiB memory cgroup (1 is yes)", under_limit, 1, True),
+        Goal("peak memory of all our puts into targets, MiB", _peak_of_all(results, "put"), 256, False),
+        Goal("peak memory of all our gets from targets, MiB", _peak_of_all(results, "get"), 256, False),
     ]
 
 

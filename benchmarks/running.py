@@ -70,4 +70,4 @@ def _compare(machine: Machine, database: str) -> None:
 
 def _measured(machine: Machine, script: str, environment: dict[str, str], cgroup: Path | None) -> Measured:
     log = machine.work / "command.log"
-    return measure(script, environment, log=log, postmaster=machine.server.pid, cgroup=cgroup)
+    return measure(script, environment, log=log, servers=[machine.server.pid], cgroup=cgroup)

@@ -21,12 +21,14 @@ from benchmarks.commands import (
     STREAMING,
     TITLES,
     Way,
+    rotated,
 )
 from benchmarks.data import SHAPES
 from benchmarks.machine import Machine, Machines
 from benchmarks.measure import Measured
 from benchmarks.results import MIB, Results, Run
 from benchmarks.running import archive_bytes, restore_archive, tidy, write_archive
+from benchmarks.target_rounds import measure_targets
 from benchmarks.tree_rounds import measure_trees
 
 GROWTH = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -95,12 +97,6 @@ class Bench:
         )
 
 
-def rotated(ways: Sequence[Way], number: int) -> list[Way]:
-    """Return the order of round `number`: another one is first each time, so that the first place helps nobody."""
-    start = (number - 1) % len(ways)
-    return [*ways[start:], *ways[:start]]
-
-
 def backup(bench: Bench) -> None:
     """The device-management database, backed up in every way."""
     with bench.machine("devices", bench.size) as machine:
@@ -167,6 +163,11 @@ def trees(bench: Bench) -> None:
     measure_trees(bench)
 
 
+def targets(bench: Bench) -> None:
+    """One file into a target of each kind and back, a quarter as large, beside other programs that store there."""
+    measure_targets(bench)
+
+
 SECTIONS: Mapping[str, Callable[[Bench], None]] = {
     "backup": backup,
     "restore": restore,
@@ -175,6 +176,7 @@ SECTIONS: Mapping[str, Callable[[Bench], None]] = {
     "memory": memory,
     "load": latency,
     "trees": trees,
+    "targets": targets,
 }
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.commands import OURS, TITLES
-from benchmarks.results import MIB, Results, Run, Value, cpu_limit_share, data_phase, middle, published, ratio, targets
+from benchmarks.results import MIB, Results, Run, Value, cpu_limit_share, data_phase, goals, middle, published, ratio
+from benchmarks.target_commands import KINDS, NOT_DURABLE, WAYS
 
 NOT_MEASURED = "not measured"
 _OF_STAGE = ("rows", "large objects", "indexes", "statistics")
@@ -28,12 +29,10 @@ def number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def of_targets(results: Results) -> Table:
-    """Return every target beside what was measured."""
-    rows = [
-        (target.what, target.wanted, number(target.value, 2), f"**{target.verdict}**") for target in targets(results)
-    ]
-    return Table("Targets", ("Target", "wanted", "measured", "verdict"), rows)
+def of_goals(results: Results) -> Table:
+    """Return every goal beside what was measured."""
+    rows = [(goal.what, goal.wanted, number(goal.value, 2), f"**{goal.verdict}**") for goal in goals(results)]
+    return Table("Goals", ("Goal", "wanted", "measured", "verdict"), rows)
 
 
 def comparison(results: Results, section: str, direction: str, shape: str = "devices") -> Table:
@@ -77,6 +76,27 @@ def _row(title: str, runs: Sequence[Run], ours: float | None, raw: float, *, arc
         number(max(run.peak_bytes for run in runs) / MIB, 0),
     ]
     return [*cells, number(middle(runs, lambda run: run.archive_bytes / 1e6))] if archive else cells
+
+
+def transfers(results: Results) -> list[Table]:
+    """Return a table for each kind of target, size and direction, with one row for each way: medians of all rounds."""
+    titles = {(kind, way.name): way.title for kind, ways in WAYS.items() for way in ways}
+    header = ("Command", "wall s", "range", "times ours", "MB/s", "client CPU s", "server CPU s", "peak MiB")
+    found = []
+    for kind, size, direction in dict.fromkeys((run.shape, run.size, run.direction) for run in results.of("targets")):
+        runs = results.of("targets", direction=direction, shape=kind, size=size)
+        ours = middle(run for run in runs if run.way == OURS.name)
+        raw = float(runs[0].archive_bytes)
+        rows = []
+        for way in dict.fromkeys(way.name for way in WAYS[kind] if any(run.way == way.name for run in runs)):
+            mine = [run for run in runs if run.way == way]
+            rows.append(_row(titles[kind, way], mine, ours, raw, archive=False))
+            if way == OURS.name and direction == "put" and kind in NOT_DURABLE:
+                told = middle(mine, lambda run: run.wall - run.stages.get("publish", 0.0))
+                title = f"{titles[kind, way]}, before it is durable"
+                rows.append([title, number(told, 2), "", number(ratio(told, ours), 2), *[""] * 4])
+        found.append(Table(f"{direction.capitalize()} of {raw / 1e9:g} GB, {KINDS[kind]}", header, rows))
+    return found
 
 
 def _dataset(results: Results, runs: Sequence[Run]) -> dict[str, Any]:
@@ -177,6 +197,7 @@ def of_section(results: Results, section: str) -> list[Table]:
         "growth": lambda: [growth(results)],
         "memory": lambda: [limited(results)],
         "load": lambda: [load(results)],
+        "targets": lambda: transfers(results),
     }
     if section in told:
         found = told[section]()

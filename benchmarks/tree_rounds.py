@@ -73,7 +73,7 @@ def _round(bench: Bench, directory: Path, ours: Installation, way: str, number: 
 def _measured(directory: Path, command: Sequence[str]) -> Measured:
     os.sync()
     time.sleep(0.5)
-    return measure(shlex.join(command), os.environ, log=directory / "log", postmaster=0)
+    return measure(shlex.join(command), os.environ, log=directory / "log")
 
 
 def _note(bench: Bench, way: str, direction: str, number: int, files: int, told: Measured, archive: Path) -> None:

@@ -1,4 +1,4 @@
-"""The benchmarks' pure parts: medians, ratios, targets, the document. What they measure is never asserted."""
+"""The benchmarks' pure parts: medians, ratios, goals, the document. What they measure is never asserted."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report, tables
-from benchmarks.commands import BACKUPS, RESTORES, SHAPE_BACKUPS, SHAPE_RESTORES, SLOW_RESTORES, TITLES
+from benchmarks.commands import BACKUPS, RESTORES, SHAPE_BACKUPS, SHAPE_RESTORES, SLOW_RESTORES, TITLES, rotated
 from benchmarks.load import parse_log, summary
 from benchmarks.measure import CommandFailed, measure
-from benchmarks.results import MIB, Results, Run, cpu_limit_share, middle, published, ratio, ratios, targets
-from benchmarks.sections import rotated
+from benchmarks.results import MIB, TARGET_PEERS, Results, Run, cpu_limit_share, goals, middle, published, ratio, ratios
+from benchmarks.target_commands import KINDS, OURS, WAYS
 
 PLAIN = Run("backup", "ours", "backup", "devices", 1.0, 1, 10.0, 8.0, 10.0, 100 * MIB, 90 * MIB, 1_000, {})
 STAGES = {"dump": 8.0, "read back": 1.5}
@@ -35,6 +35,11 @@ def results() -> Results:
     found.runs.append(replace(restored, wall=20.0, peak_bytes=120 * MIB, stages={"rows": 5.0, "stage": 19.0}))
     found.runs.append(replace(restored, way="default", wall=30.0))
     found.runs.append(replace(restored, way="data-phase", wall=8.0))
+    put = replace(PLAIN, section="targets", direction="put", shape="s3-https", wall=6.0, archive_bytes=10**9)
+    found.runs += [put, replace(put, way="aws", wall=12.0)]
+    found.runs.append(replace(put, size=4.0, wall=90.0, archive_bytes=4 * 10**9, peak_bytes=255 * MIB))
+    put = replace(put, shape="smb", wall=8.0, stages={"publish": 5.0})
+    found.runs += [put, replace(put, way="smbclient", wall=4.0, stages={})]
     return found
 
 
@@ -50,6 +55,16 @@ def test_ratios_are_of_medians_and_above_1_when_ours_is_faster() -> None:
         "cpu_limit_share": 1.333,
         "peak_mib": 120.0,
         "size_ratio": 0.909,
+        "s3_https_put_vs_aws": 2.0,
+        "s3_https_get_vs_aws": None,
+        "s3_https_put_vs_rclone": None,
+        "s3_https_get_vs_rclone": None,
+        "smb_put_vs_smbclient": 0.5,
+        "smb_get_vs_smbclient": None,
+        "smb_put_vs_rclone": None,
+        "smb_get_vs_rclone": None,
+        "local_put_vs_dd": None,
+        "local_get_vs_dd": None,
     }
 
 
@@ -71,22 +86,24 @@ def test_published_is_before_the_reading_back() -> None:
     assert published(PLAIN) == 10.0
 
 
-def test_targets_are_met_or_not_or_not_measured() -> None:
-    verdicts = {target.what: target.verdict for target in targets(results())}
+def test_goals_are_met_or_not_or_not_measured() -> None:
+    verdicts = {goal.what: goal.verdict for goal in goals(results())}
     assert verdicts["backup, times faster than `pg_dump -Fp | zstd -1 | age`"] == "met"
     assert verdicts["backup, wall time over (CPU seconds / cores)"] == "NOT met"
     assert verdicts["backup, times faster than `pg_dump -Fp | borg`"] == "not measured"
     assert verdicts["restore's data phase, times faster than `pg_restore -j2`'s"] == "NOT met"
     assert verdicts["backup's peak memory, largest size over smallest"] == "not measured"
-    assert {target.met for target in targets(Results())} == {None}
+    assert verdicts["peak memory of all our puts into targets, MiB"] == "met"
+    assert verdicts["peak memory of all our gets from targets, MiB"] == "not measured"
+    assert {goal.met for goal in goals(Results())} == {None}
 
 
 def test_memory_grows_by_the_largest_size_over_the_smallest() -> None:
     found = Results(cores=2)
     for size, peak in ((0.5, 100), (8.0, 130), (2.0, 400)):
         found.runs.append(replace(PLAIN, section="growth", size=size, peak_bytes=peak * MIB))
-    (target,) = (target for target in targets(found) if target.what.startswith("backup's peak memory, largest"))
-    assert (target.value, target.verdict) == (1.3, "NOT met")
+    (goal,) = (goal for goal in goals(found) if goal.what.startswith("backup's peak memory, largest"))
+    assert (goal.value, goal.verdict) == (1.3, "NOT met")
 
 
 def test_results_are_the_same_when_read_again_and_sections_are_replaced(tmp_path: Path) -> None:
@@ -97,7 +114,7 @@ def test_results_are_the_same_when_read_again_and_sections_are_replaced(tmp_path
     read = Results.load(path)
     assert read == written
     read.forget("backup")
-    assert {run.section for run in read.runs} == {"restore"}
+    assert {run.section for run in read.runs} == {"restore", "targets"}
     assert list(read.sections) == ["restore"]
 
 
@@ -113,15 +130,31 @@ def test_the_document_has_numbers_verdicts_and_what_was_not_measured() -> None:
     assert "* Processor: Z80" in text
     assert text.count("```") % 2 == 0
     assert "$verdict" not in text
+    assert "Put of 1 GB, SMB 3.1.1 (Samba), encrypted:" in text
 
 
 def test_a_document_of_nothing_can_be_written() -> None:
-    assert report.document(Results()).count("**Not measured yet.**") == 7
+    assert report.document(Results()).count("**Not measured yet.**") == 8
+
+
+def test_transfers_of_another_size_are_in_a_table_of_their_own_and_in_no_ratio() -> None:
+    small, large, smb = tables.of_section(results(), "targets")
+    assert [row[:5] for row in small.rows] == [
+        ["deviceon-backup's target", "6.00", "one round", "1.00", "167"],
+        ["aws s3 cp", "12.00", "one round", "2.00", "83"],
+    ]
+    assert large.title == "Put of 4 GB, S3 (Ceph), https"
+    assert [row[1] for row in large.rows] == ["90.00"]
+    assert [row[:4] for row in smb.rows] == [
+        ["deviceon-backup's target", "8.00", "one round", "1.00"],
+        ["deviceon-backup's target, before it is durable", "3.00", "", "0.38"],
+        ["smbclient", "4.00", "one round", "0.50"],
+    ]
 
 
 def test_every_row_is_as_wide_as_its_header() -> None:
     found = results()
-    for section in ("backup", "restore", "memory"):
+    for section in ("backup", "restore", "memory", "targets"):
         for table in tables.of_section(found, section):
             assert {len(row) for row in table.rows} == {len(table.header)}, table.title
 
@@ -138,6 +171,16 @@ def test_every_way_has_what_its_section_needs() -> None:
     for way in (*RESTORES, *SLOW_RESTORES, *SHAPE_RESTORES):
         assert way.restore
         assert TITLES["restore"][way.name]
+
+
+def test_every_kind_of_target_has_ours_and_peers() -> None:
+    assert list(WAYS) == list(KINDS)
+    for kind, peer in TARGET_PEERS:
+        assert peer in {way.name for way in WAYS[kind]}
+    for ways in WAYS.values():
+        assert ways[0] is OURS
+        assert len({way.name for way in ways}) == len(ways) > 1
+        assert all(way.put and way.get for way in ways)
 
 
 def test_latencies_are_of_transactions_that_ended_in_a_window() -> None:
@@ -159,7 +202,7 @@ def test_latencies_are_of_transactions_that_ended_in_a_window() -> None:
 def test_a_command_is_measured_with_all_its_processes(tmp_path: Path) -> None:
     half = f"{sys.executable} -c 'import time; b = bytearray(60 << 20); time.sleep(2)'"
     with subprocess.Popen(["sleep", "60"]) as server:
-        measured = measure(f"{half} | {half}", {}, log=tmp_path / "log", postmaster=server.pid)
+        measured = measure(f"{half} | {half}", {}, log=tmp_path / "log", servers=[server.pid])
         server.kill()
     assert measured.wall >= 2
     assert measured.client_cpu > 0
@@ -168,8 +211,18 @@ def test_a_command_is_measured_with_all_its_processes(tmp_path: Path) -> None:
     assert measured.peak_bytes > 110 * MIB
 
 
+def test_the_cpu_of_every_server_is_counted(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as idle, subprocess.Popen(["bash", "-c", "while :; do :; done"]) as busy:
+        servers = ([idle.pid], [idle.pid, busy.pid])
+        used = [measure("sleep 1", {}, log=tmp_path / "log", servers=pids).server_cpu for pids in servers]
+        idle.kill()
+        busy.kill()
+    assert used[0] == 0
+    assert used[1] > 0
+
+
 def test_a_command_that_fails_anywhere_in_its_pipeline_says_why(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as server:
         with pytest.raises(CommandFailed, match="no such luck"):
-            measure("(echo no such luck; exit 3) >&2 | cat", {}, log=tmp_path / "log", postmaster=server.pid)
+            measure("(echo no such luck; exit 3) >&2 | cat", {}, log=tmp_path / "log", servers=[server.pid])
         server.kill()
