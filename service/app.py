@@ -31,6 +31,9 @@ from service.work import Work
 log = logging.getLogger(__name__)
 
 INSTALLATION = "installation"
+UNREMEMBERED_EVENTS = 100
+"""Numbers that are left out at a start: a killed service may have told events that it had not remembered yet, and a
+client that saw their numbers must not take others for them."""
 
 
 @dataclass(slots=True)
@@ -81,6 +84,7 @@ async def _assembled(file: ConfigFile, database: Database, clock: Callable[[], d
     await stored.load(clock())
     boot_id = secrets.token_hex(8)
     hub = EventHub(boot_id, _events(await history.events()), clock=clock)
+    hub.seq += UNREMEMBERED_EVENTS if hub.seq else 0
     announcer = Announcer(hub, history)
     app = App(file, clock, boot_id, clock(), hub, history, values, archives, stored, PendingCopies(values), announcer)
     work = Work(app.config, archives, app.pending, clock, lambda: app.scheduler.clock_suspect)

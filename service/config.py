@@ -63,7 +63,11 @@ class ServerSettings(Settings):
         return self
 
 
-_SECRET_WORD = re.compile(r"passw|passphrase|secret|token|credential|account_key|private_key|connection_string", re.I)
+_SECRET_WORD = re.compile(
+    r"passw|passphrase|pwd|userpass|secret|token|credential|authorization|api_?key|account_key|private_key|pkey"
+    r"|connection_string",
+    re.I,
+)
 
 
 class TargetSettings(Settings):

@@ -17,6 +17,7 @@ import pytest
 from demo import sample
 from demo.postgresql_server import PostgresqlServer
 from demo.smb_server import SambaServer
+from service import secret
 from tests.ftp_server import FtpServer
 from tests.scoreboard import pytest_terminal_summary  # noqa: F401  a hook of pytest's
 
@@ -29,6 +30,12 @@ NewServer = Callable[..., PostgresqlServer]
 """`new_postgresql(**options)` starts one more server (0.7 s) for tests that break it or change what is global."""
 
 _database_numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets_of_other_tests() -> None:
+    """Forget what other tests let be read as secrets: they would be taken out of this one's messages."""
+    secret._remembered.clear()
 
 
 @pytest.fixture(scope="session")
