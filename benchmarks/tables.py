@@ -93,7 +93,7 @@ def transfers(results: Results) -> list[Table]:
             rows.append(_row(titles[kind, way], mine, ours, raw, archive=False))
             if way == OURS.name and direction == "put" and kind in NOT_DURABLE:
                 told = middle(mine, lambda run: run.wall - run.stages.get("publish", 0.0))
-                title = f"{titles[kind, way]}, before it is durable"
+                title = f"{titles[kind, way]}, until the last byte"
                 rows.append([title, number(told, 2), "", number(ratio(told, ours), 2), *[""] * 4])
         found.append(Table(f"{direction.capitalize()} of {raw / 1e9:g} GB, {KINDS[kind]}", header, rows))
     return found

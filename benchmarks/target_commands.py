@@ -40,7 +40,7 @@ RCLONE_S3 = TargetWay(
     "rclone copyto (s3)",
     'rclone copyto "$FILE" "ceph:$BUCKET/$KEY" '
     f"--s3-upload-cutoff {PART_MIB}M --s3-chunk-size {PART_MIB}M --s3-upload-concurrency {IN_FLIGHT}",
-    f'rclone copyto "ceph:$BUCKET/$KEY" "$BACK" --multi-thread-streams {IN_FLIGHT}',
+    f'rclone copyto "ceph:$BUCKET/$KEY" "$BACK" --multi-thread-cutoff {PART_MIB}M --multi-thread-streams {IN_FLIGHT}',
 )
 SMBCLIENT = TargetWay(
     "smbclient",
@@ -52,7 +52,7 @@ RCLONE_SMB = TargetWay(
     "rclone",
     "rclone copyto (smb)",
     'rclone copyto "$FILE" "samba:$BUCKET/$KEY"',
-    f'rclone copyto "samba:$BUCKET/$KEY" "$BACK" --multi-thread-streams {IN_FLIGHT}',
+    f'rclone copyto "samba:$BUCKET/$KEY" "$BACK" --multi-thread-cutoff {PART_MIB}M --multi-thread-streams {IN_FLIGHT}',
 )
 DD = TargetWay(
     "dd",

@@ -147,7 +147,7 @@ def test_transfers_of_another_size_are_in_a_table_of_their_own_and_in_no_ratio()
     assert [row[1] for row in large.rows] == ["90.00"]
     assert [row[:4] for row in smb.rows] == [
         ["deviceon-backup's target", "8.00", "one round", "1.00"],
-        ["deviceon-backup's target, before it is durable", "3.00", "", "0.38"],
+        ["deviceon-backup's target, until the last byte", "3.00", "", "0.38"],
         ["smbclient", "4.00", "one round", "0.50"],
     ]
 
