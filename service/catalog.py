@@ -120,6 +120,14 @@ def place_of(config: Config, archive: str) -> tuple[str, str]:
     return f"file://{directory}", name
 
 
+def archive_at(config: Config, name: str, target: str | None) -> str:
+    """Return the archive `name` as recipes take it: as it is for the first target, else with the URL of `target`.
+
+    Raises ConfigError when `target` is none of the targets.
+    """
+    return name if target is None else f"{config.at(target).target.url.rstrip('/')}/{name}"
+
+
 @contextlib.asynccontextmanager
 async def locate(config: Config, archive: str) -> AsyncIterator[tuple[StorageBackend, str]]:
     """Open the target that holds `archive`, and return it with the archive's name there."""

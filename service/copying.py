@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from service.catalog import list_archives, verify
+from service.catalog import archive_at, list_archives, verify
 from service.config import Config
 from service.errors import ServiceError
 from service.ledger import Ledger
@@ -42,7 +42,7 @@ async def copy(
     target has the archive, JobRefused, ServiceError, StorageError.
     """
     there = config.at(target)
-    archive = f"{there.target.url.rstrip('/')}/{name}"
+    archive = archive_at(config, name, target)
     with only_job(config.state_dir, "a copy"):
         here, info = await _where(config, name, target=there.target.url, source=source, ledger=ledger)
         copied = await _copied(here, there, info, ledger, progress)

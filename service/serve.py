@@ -242,9 +242,9 @@ class _Service:
                 await self.app.history.forget(self.app.clock() - timedelta(days=self.app.file.service.keep_history))
 
     async def _measure_target(self) -> None:
-        scheduler, metrics = self.app.scheduler, self.metrics
-        metrics.next_run(scheduler.next_run())
-        metrics.schedule_enabled(scheduler.next_run() is not None)
+        metrics, next_run = self.metrics, self.app.scheduler.next_run()
+        metrics.next_run(next_run)
+        metrics.schedule_enabled(next_run is not None)
         try:
             config = self.app.config()
         except ConfigError:
@@ -330,10 +330,6 @@ class _Service:
         if owed:
             name, target = owed[0]
             await self.app.jobs.submit("copy", {"archive": name, "target": target}, origin="service")
-
-
-_FOR_GOOD = ("ARCHIVE", "SEAL", "TPM_WRONG", "TPM_CLEARED")
-"""Codes of errors that reading an archive again would not change."""
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from service.backup import BackupResult, backup
-from service.catalog import verify
+from service.catalog import archive_at, verify
 from service.config import Config
 from service.copying import NoSource, copy
 from service.errors import ConfigError, ServiceError, StateError
@@ -88,7 +88,8 @@ class Work:
 
     async def _restore(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
         allow = frozenset(params.get("allow", ()))
-        return asdict(await restore(config, _place(config, params), allow=allow, progress=progress))
+        archive = archive_at(config, params["archive"], params.get("target"))
+        return asdict(await restore(config, archive, allow=allow, progress=progress))
 
     async def _rollback(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
         return {"archive": await rollback(config, progress=progress), "rolled_back": True}
@@ -97,7 +98,7 @@ class Work:
         return {"archive": await commit(config, progress=progress), "committed": True}
 
     async def _verify(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
-        archive = _place(config, params)
+        archive = archive_at(config, params["archive"], params.get("target"))
         return verified(await verify(config, archive, progress=progress, ledger=self._archives), params["archive"])
 
     async def _copy(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
@@ -160,12 +161,6 @@ class Work:
 
     async def _settle(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
         return asdict(await settle(config, archives=self._archives, clock=self._clock, progress=progress))
-
-
-def _place(config: Config, params: dict[str, Any]) -> str:
-    """Return the archive that a job is about, as recipes name it: a name in the first target, or a URL."""
-    target = params.get("target")
-    return params["archive"] if target is None else f"{config.at(target).target.url.rstrip('/')}/{params['archive']}"
 
 
 def verified(reader: ArchiveReader, archive: str) -> Result:

@@ -28,7 +28,7 @@ from service.api.views import (
     RetentionVerdicts,
     SystemInfo,
 )
-from service.catalog import list_archives, opened
+from service.catalog import archive_at, list_archives, opened
 from service.config import Config, ConfigFile, TargetSettings, complete, require_consistent
 from service.doctor import examine
 from service.errors import JobRefused, NotFound, SealError
@@ -188,7 +188,7 @@ class Methods:
         """Return what is in an archive; without its key, what it says of itself."""
         config = self._config()
         try:
-            async with opened(config, _place(config, params)) as reader:
+            async with opened(config, archive_at(config, params.archive, params.target)) as reader:
                 return Inspection.of(reader.info, reader.header, reader.footer, reader.manifest)
         except SealError as error:
             one = config.at(params.target).target
@@ -244,7 +244,7 @@ class Methods:
     async def plan(self, params: p.RestorePlanOf) -> RestorePlan:
         """Tell what a restore would replace, and every obstacle in its way. Touches nothing."""
         config = self._config()
-        return await plan_restore(config, _place(config, params))
+        return await plan_restore(config, archive_at(config, params.archive, params.target))
 
     @method("restore.start", admin=True)
     async def restore(self, params: p.RestoreStart) -> Job:
@@ -334,12 +334,6 @@ class Methods:
         if request is not None:
             await self.history.remember_answer(request, {}, self.clock())
         return answer
-
-
-def _place(config: Config, params: p.OfTarget) -> str:
-    """Return an archive as recipes name it: a name in the first target, or a URL."""
-    name = str(getattr(params, "archive"))  # noqa: B009 - those that have a target and an archive
-    return name if params.target is None else f"{config.at(params.target).target.url.rstrip('/')}/{name}"
 
 
 def _request(name: str, params: p.Mutation) -> Request | None:

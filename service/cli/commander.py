@@ -83,8 +83,6 @@ async def _service(stack: contextlib.AsyncExitStack, path: Path, config: ConfigF
         return None
     try:
         info = await client.call("system.info")
-    except RemoteError:
-        raise
     except ConnectionLost as error:
         if "may not use" not in str(error):
             raise

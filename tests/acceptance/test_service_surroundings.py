@@ -9,7 +9,8 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,20 @@ async def _raw_bytes(client: Client, job: dict[str, Any]) -> int:
     return int(progress["raw_bytes"]) if progress else 0
 
 
+@asynccontextmanager
+async def _standing_still(postgresql: PostgresqlServer) -> AsyncIterator[None]:
+    """Hold every session that the service has with PostgreSQL still, as a server that hangs would."""
+    query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'deviceon-backup'"
+    backends = [row[0] for row in await postgresql.fetch(query)]
+    for backend in backends:
+        os.kill(backend, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for backend in backends:
+            os.kill(backend, signal.SIGCONT)
+
+
 async def test_a_job_that_stands_still_is_given_up_and_the_next_one_runs(
     service: ServiceProcess, own_postgresql: PostgresqlServer
 ) -> None:
@@ -189,15 +204,8 @@ async def test_a_job_that_stands_still_is_given_up_and_the_next_one_runs(
         async with service.client() as portal:
             job = await portal.call("backup.start")
             await until(lambda: _raw_bytes(portal, job))
-            query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'deviceon-backup'"
-            backends = [row[0] for row in await own_postgresql.fetch(query)]
-            for backend in backends:
-                os.kill(backend, signal.SIGSTOP)
-            try:
+            async with _standing_still(own_postgresql):
                 failed = await ended(portal, job)
-            finally:
-                for backend in backends:
-                    os.kill(backend, signal.SIGCONT)
             assert (failed["state"], failed["error"]["code"]) == ("failed", "STALLED")
             assert list((service.directory / "archives").iterdir()) == []
             assert (await ended(portal, await portal.call("backup.start")))["state"] == "succeeded"
@@ -212,13 +220,8 @@ async def test_a_job_that_does_not_stop_in_time_does_not_keep_the_service_from_e
         async with service.client() as portal:
             job = await portal.call("backup.start")
             await until(lambda: _raw_bytes(portal, job))
-        query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'deviceon-backup'"
-        backends = [row[0] for row in await own_postgresql.fetch(query)]
-        for backend in backends:
-            os.kill(backend, signal.SIGSTOP)
-        assert service.stop() == 70
-        for backend in backends:
-            os.kill(backend, signal.SIGCONT)
+        async with _standing_still(own_postgresql):
+            assert service.stop() == 70
         assert "did not stop within 1 s" in service.log
         service.start()
         async with service.client() as portal:
