@@ -240,8 +240,7 @@ def release(shared: Shared, archive: str, target: str | None) -> None:
 def delete(shared: Shared, archive: str, even_the_last: bool, yes: bool, target: str | None) -> None:
     """Remove an archive for good."""
     if not yes:
-        if not shared.interactive:
-            raise ConfigError("nobody is there to be asked", hint="Give --yes to go ahead without asking.")
+        shared.require_somebody()
         said = click.prompt(f"Remove it for good? Type {archive}", default="", show_default=False, err=True)
         if said.strip() != archive:
             raise click.Abort

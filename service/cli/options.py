@@ -12,6 +12,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
+from service.errors import ConfigError
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -30,6 +32,11 @@ class Shared:
     def interactive(self) -> bool:
         """Tell whether somebody is there to answer a question."""
         return not self.json and sys.stdin.isatty() and sys.stderr.isatty()
+
+    def require_somebody(self) -> None:
+        """Raise ConfigError when nobody is there to answer a question."""
+        if not self.interactive:
+            raise ConfigError("nobody is there to be asked", hint="Give --yes to go ahead without asking.")
 
 
 def _note(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:

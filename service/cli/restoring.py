@@ -11,7 +11,6 @@ from service.cli.connection import config_for, config_for_settling, given, resto
 from service.cli.failures import Exit, result_of
 from service.cli.options import Shared, emit, json_option, shared_options
 from service.cli.running import run
-from service.errors import ConfigError
 from service.terminal import plain, reporting
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def restore(
     if plan_only:
         ctx.exit(_show_plan(config, archive, allowed, as_json=shared.json))
     if not yes:
-        _require_somebody(shared)
+        shared.require_somebody()
         refused = _show_plan(config, archive, allowed, as_json=False)
         if refused:
             ctx.exit(refused)
@@ -108,7 +107,7 @@ def rollback(shared: Shared, /, yes: bool, **options: Any) -> None:
     """Return to the state before the last restore; what it restored is removed."""
     config = config_for_settling(shared, options)
     if not yes and _pending(config, "returns to its state before that; what was restored is removed"):
-        _require_somebody(shared)
+        shared.require_somebody()
         _ask("Return to the state before the restore?")
     with reporting(quiet=shared.quiet) as progress:
         result = result_of(run(_job(config, shared, "restore.rollback", {}, progress, options)))
@@ -128,7 +127,7 @@ def commit(shared: Shared, /, yes: bool, **options: Any) -> None:
     """Keep what was restored and remove the old state for good."""
     config = config_for_settling(shared, options)
     if not yes and _pending(config, "keeps what was restored; its old state is removed FOR GOOD"):
-        _require_somebody(shared)
+        shared.require_somebody()
         _ask("Remove the old state?")
     with reporting(quiet=shared.quiet) as progress:
         result = result_of(run(_job(config, shared, "restore.commit", {}, progress, options)))
@@ -149,11 +148,6 @@ def _pending(config: Config, what_happens: str) -> bool:
     for participant in journal.participants:
         click.echo(f"  {plain(str(participant['name']))} {what_happens}", err=True)
     return True
-
-
-def _require_somebody(shared: Shared) -> None:
-    if not shared.interactive:
-        raise ConfigError("nobody is there to be asked", hint="Give --yes to go ahead without asking.")
 
 
 def _ask(question: str) -> None:
