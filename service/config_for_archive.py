@@ -13,16 +13,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from service.config import (
-    PATH_VARIABLE,
-    Config,
-    PostgresqlSettings,
-    SealingSettings,
-    ServerSettings,
-    TargetSettings,
-    find,
-)
+from service.config import PATH_VARIABLE, Config, SealingSettings, ServerSettings, TargetSettings, find
 from service.config_problems import describe
+from service.config_sources import PostgresqlSettings
 from service.config_types import Settings
 from service.errors import ConfigError
 from service.settings import load

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from service.catalog import list_archives
-from service.config import Config, PostgresqlSettings, SqliteSettings, TreeSettings
+from service.config import Config
+from service.config_sources import PostgresqlSettings, SqliteSettings, TreeSettings
 from service.errors import ServiceError
 from service.finding import Finding
 from service.journal import journals

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 from service import sources
-from service.config import SourceSettings
+from service.config_sources import SourceSettings
 from service.state_directory import only_job
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.config import TreeSettings
+from service.config_sources import TreeSettings
 from service.progress import Progress
 from service.sources.base import Record, Restorer, Source, StoredSource, StoredStream
 from service.sources.config_tree import TreeRestorer, TreeSource

@@ -9,14 +9,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from service.config import (
-    AnySource,
-    Config,
-    PostgresqlSettings,
-    SourceSettings,
-    SqliteSettings,
-    TreeSettings,
-)
+from service.config import Config
+from service.config_sources import AnySource, PostgresqlSettings, SourceSettings, SqliteSettings, TreeSettings
 from service.errors import ConfigError
 from service.sources.base import Restorer, Source, StoredSource
 from storage_backends import local_directory

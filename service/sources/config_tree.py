@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from service.blocking import read_in_thread, run_in_thread
-from service.config import TreeSettings
+from service.config_sources import TreeSettings
 from service.errors import CorruptArchive, Obstacle, SourceError, StageFailed, SwapFailed
 from service.progress import Progress
 from service.sources import exchange, work_area

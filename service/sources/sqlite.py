@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from service.blocking import read_in_thread, run_in_thread, run_until_stopped
-from service.config import SqliteSettings
+from service.config_sources import SqliteSettings
 from service.errors import CorruptArchive, Obstacle, SourceError, SourceUnavailable, StageFailed, SwapFailed
 from service.progress import Progress
 from service.sources import exchange, work_area

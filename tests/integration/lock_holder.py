@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from service.config import PostgresqlSettings
+from service.config_sources import PostgresqlSettings
 from service.exclusive import exclusive
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from service.backup import backup
-from service.config import Config, PostgresqlSettings
+from service.config import Config
 from service.config_monitoring import DeadManSettings, NotificationSettings
+from service.config_sources import PostgresqlSettings
 from service.failure import as_json
 from service.job import Job
 from service.log import configure, current_job

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from service.config import SqliteSettings
+from service.config_sources import SqliteSettings
 from service.errors import SwapFailed
 from service.sources import exchange
 from service.sources.base import Restorer

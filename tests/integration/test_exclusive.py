@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from demo.postgresql_server import PostgresqlServer
-from service.config import PostgresqlSettings
+from service.config_sources import PostgresqlSettings
 from service.errors import JobRefused, SourceError, SourceUnavailable
 from service.exclusive import exclusive, servers_locked
 from service.journal import journals

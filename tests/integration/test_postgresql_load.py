@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from demo.postgresql_server import PostgresqlServer
-from service.config import PostgresqlSettings
+from service.config_sources import PostgresqlSettings
 from service.errors import RestoreRefused, ServiceError, SourceUnavailable
 from service.sources.postgresql import PostgresqlRestorer, rows
 from service.sources.postgresql.connect import connection_to

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from service.config import SqliteSettings
+from service.config_sources import SqliteSettings
 from service.errors import SourceError, SourceUnavailable, StageFailed, SwapFailed
 from service.sources import sqlite
 from service.sources.base import StoredSource

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.config import TreeSettings
+from service.config_sources import TreeSettings
 from service.sources import tree_walk
 from service.sources.config_tree import TreeSource
 

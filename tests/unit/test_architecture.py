@@ -46,6 +46,7 @@ LAYERS: list[tuple[str, ...]] = [
         "service.config_monitoring",
         "service.state",
     ),
+    ("service.config_sources",),
     ("service.config", "service.clock_guard", "service.announcer", "service.http", "service.notify_message"),
     ("service.settings", "service.pending_copies", "service.config_reference", "service.target_test", "service.notify"),
     ("service.config_for_archive",),

@@ -12,18 +12,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from service import config_reference
-from service.config import (
-    Config,
-    ConfigFile,
-    PostgresqlSettings,
-    ServerSettings,
-    SqliteSettings,
-    TargetSettings,
-    TreeSettings,
-    find,
-    json_schema,
-)
+from service.config import Config, ConfigFile, ServerSettings, TargetSettings, find, json_schema
 from service.config_for_archive import Given, choose, choose_for_settling, require_version, with_given
+from service.config_sources import PostgresqlSettings, SqliteSettings, TreeSettings
 from service.errors import ConfigError
 from service.settings import load
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.config import PostgresqlSettings
+from service.config_sources import PostgresqlSettings
 from service.errors import StageFailed
 from service.sources.base import StoredStream
 from service.sources.postgresql.connect import at_once

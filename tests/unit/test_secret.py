@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from service import secret
 from service.catalog import locate
-from service.config import Config, PostgresqlSettings, SealingSettings, TargetSettings
+from service.config import Config, SealingSettings, TargetSettings
 from service.config_monitoring import DeadManSettings, NotificationSettings
+from service.config_sources import PostgresqlSettings
 from service.errors import ConfigError
 from service.secret import MAX_REMEMBERED, read_secret, redact, remember, remember_password_in, safe_environment
 from storage_backends import StorageError

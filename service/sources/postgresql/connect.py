@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from service.config import PostgresqlSettings
+from service.config_sources import PostgresqlSettings
 from service.errors import SourceError, SourceUnavailable
 
 Connection = asyncpg.Connection

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from service.config import PostgresqlSettings
+from service.config_sources import PostgresqlSettings
 from service.sources.postgresql.connect import Connection, connect
 
 _TABLES_PER_TRANSACTION = 200

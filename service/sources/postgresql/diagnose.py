@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.config import PostgresqlSettings
+from service.config_sources import PostgresqlSettings
 from service.errors import ServiceError
 from service.finding import Finding
 from service.sources.postgresql import catalog, tools

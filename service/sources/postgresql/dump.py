@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncpg
 
-from service.config import PostgresqlSettings
+from service.config_sources import PostgresqlSettings
 from service.errors import SourceError, SourceUnavailable
 from service.sources.base import Source, Stream
 from service.sources.postgresql import catalog, roles, tools

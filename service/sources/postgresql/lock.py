@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 
-from service.config import PostgresqlSettings
+from service.config_sources import PostgresqlSettings
 from service.errors import JobRefused, SourceError
 from service.sources.postgresql.connect import Connection, connect, errors_as_source
 

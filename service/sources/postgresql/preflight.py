@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from service.config import PostgresqlSettings
+from service.config_sources import PostgresqlSettings
 from service.errors import Obstacle, SourceError
 from service.sources.base import PlanItem, StoredSource
 from service.sources.postgresql import catalog, tools

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from service.config import PostgresqlSettings
+from service.config_sources import PostgresqlSettings
 from service.errors import Obstacle
 from service.progress import Progress
 from service.sources.base import PlanItem, Record, Restorer, StoredSource, StreamReader

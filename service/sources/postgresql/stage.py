@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import asyncpg
 
-from service.config import PostgresqlSettings
+from service.config_sources import PostgresqlSettings
 from service.errors import StageFailed
 from service.progress import Progress
 from service.sources.base import Record, StoredSource, StoredStream, StreamReader

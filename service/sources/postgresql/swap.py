@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-from service.config import PostgresqlSettings
+from service.config_sources import PostgresqlSettings
 from service.errors import SourceError, SwapFailed
 from service.sources.base import Record
 from service.sources.postgresql import roles
