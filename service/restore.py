@@ -9,47 +9,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from service import sources
 from service.backup import utc_now
-from service.catalog import locate, opened, place_of
+from service.catalog import opened
 from service.config import Config, ConfigFile
-from service.errors import ConfigError, JobRefused, Obstacle, RestoreError, RestoreRefused, SealError, SwapFailed
+from service.errors import JobRefused, RestoreError, RestoreRefused, SwapFailed
 from service.exclusive import servers_locked
 from service.journal import Journal, journals
-from service.pipeline.unpack import ArchiveReader, peek
+from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
-from service.server_version import server_version
-from service.sources.base import PlanItem, Restorer, StoredSource
+from service.restore_plan import plan_for, preserved, require_allowable
+from service.sources.base import PlanItem, Restorer
 from service.state_directory import only_job
-from storage_backends import local_directory
-
-MAY_BE_ALLOWED = frozenset({"ARCHIVE_NOT_SEALED", "EXTENSION_VERSION", "LOCALE_MISSING"})
-"""Obstacles that `--allow CODE` overrides: the restore then tries, and its own checks still protect what is live.
-
-Not SPACE: PostgreSQL stops altogether when its disk is full, the live databases with it.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class RestorePlan:
-    """What a restore would do, and what stands in its way. Sizes in bytes."""
-
-    archive: str
-    created: datetime
-    product: str
-    server_version: str
-    sealing: str
-    size: int
-    raw_bytes: int
-    items: list[PlanItem] = field(default_factory=list)
-    obstacles: list[Obstacle] = field(default_factory=list)
-    excluded: list[dict[str, Any]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,91 +41,6 @@ class RestoreResult:
     stages: dict[str, float]
 
 
-async def plan_restore(config: Config, archive: str) -> RestorePlan:
-    """Tell what a restore would replace and every obstacle in its way. Touches nothing."""
-    try:
-        async with opened(config, archive) as reader:
-            return await _plan(config, reader, archive)
-    except SealError as error:
-        async with locate(config, archive) as (target, name):
-            seen = await peek(target, name)
-        header = seen.header
-        return RestorePlan(
-            archive=archive,
-            created=header.created,
-            product=header.product,
-            server_version=header.server_version,
-            sealing=header.sealing,
-            size=seen.info.size,
-            raw_bytes=seen.footer.raw_bytes,
-            obstacles=[Obstacle(error.code, str(error), error.hint)],
-        )
-
-
-async def _plan(config: Config, reader: ArchiveReader, archive: str) -> RestorePlan:
-    header = reader.header
-    plan = RestorePlan(
-        archive=archive,
-        created=header.created,
-        product=header.product,
-        server_version=header.server_version,
-        sealing=header.sealing,
-        size=reader.info.size,
-        raw_bytes=reader.footer.raw_bytes,
-        excluded=[dict(item) for item in reader.manifest.excluded],
-        warnings=list(reader.manifest.warnings),
-    )
-    installed = await server_version(config.server)
-    if installed != header.server_version:
-        plan.obstacles.append(
-            Obstacle(
-                "SERVER_VERSION",
-                f"the archive is of {header.product} {header.server_version}, installed is {installed}",
-                f"Install {header.product} {header.server_version}, then restore.",
-            )
-        )
-    if config.sealing.mode != "off" and not header.sealed:
-        plan.obstacles.append(
-            Obstacle(
-                "ARCHIVE_NOT_SEALED",
-                "the archive is not sealed although this service seals: whoever can write the target may have made it",
-                "Restore a sealed archive; allow ARCHIVE_NOT_SEALED if you know where this one comes from.",
-            )
-        )
-    preserve = _preserve(config, reader, archive)
-    for stored in reader.sources():
-        try:
-            restorer = sources.restorer(sources.settings_for(config, stored), preserve)
-        except ConfigError as error:
-            plan.obstacles.append(Obstacle("SOURCE_NOT_CONFIGURED", str(error), error.hint))
-            continue
-        plan.obstacles.extend(_unknown_kinds(stored, restorer))
-        items, obstacles = await restorer.plan(stored)
-        plan.items.extend(items)
-        plan.obstacles.extend(obstacles)
-    return plan
-
-
-def _unknown_kinds(stored: StoredSource, restorer: Restorer) -> list[Obstacle]:
-    unknown = sorted({stream.kind for stream in stored.streams} - restorer.kinds)
-    if not unknown:
-        return []
-    return [
-        Obstacle(
-            "STREAM_KIND_UNKNOWN",
-            f"source {stored.name} has streams that this version cannot restore: {', '.join(unknown)}",
-            "Restore with the version of deviceon-backup that wrote the archive, or a newer one.",
-        )
-    ]
-
-
-def _preserve(config: Config, reader: ArchiveReader, archive: str) -> list[Path]:
-    sqlite = [Path(source.facts["path"]) for source in reader.sources() if source.type == "sqlite"]
-    url, name = place_of(config, archive)
-    directory = local_directory(url)
-    return sources.not_in_a_tree(config, sqlite=sqlite, archive=directory / name if directory else None)
-
-
 async def restore(
     config: Config, archive: str, *, allow: frozenset[str] = frozenset(), progress: Progress
 ) -> RestoreResult:
@@ -161,13 +51,13 @@ async def restore(
     ServiceError, StorageError after the copies were removed again.
     """
     started = utc_now()
-    _check_allowed(allow)
+    require_allowable(allow)
     with only_job(config.state_dir, "a restore"):
         await _recover(config, progress)
         _require_settled(config)
         async with opened(config, archive) as reader:
             progress.begin("plan", f"Checking what restoring {archive} would do")
-            plan = await _plan(config, reader, archive)
+            plan = await plan_for(config, reader, archive)
             if blocking := [obstacle for obstacle in plan.obstacles if obstacle.code not in allow]:
                 raise RestoreRefused(blocking)
             journal = Journal.begin(config.state_dir, archive=archive, started=started.isoformat())
@@ -183,14 +73,6 @@ async def restore(
     return RestoreResult(journal.id, archive, plan.items, seconds, progress.end())
 
 
-def _check_allowed(allow: frozenset[str]) -> None:
-    if refused := sorted(allow - MAY_BE_ALLOWED):
-        raise ConfigError(
-            f"{', '.join(refused)} cannot be overridden",
-            hint=f"Only these can: {', '.join(sorted(MAY_BE_ALLOWED))}. Remove the obstacle instead.",
-        )
-
-
 def _require_settled(config: Config) -> None:
     if waiting := journals(config.state_dir):
         raise JobRefused(
@@ -201,7 +83,7 @@ def _require_settled(config: Config) -> None:
 
 async def _stage(config: Config, reader: ArchiveReader, journal: Journal, progress: Progress) -> None:
     stored_sources = reader.sources()
-    preserve = _preserve(config, reader, journal.archive)
+    preserve = preserved(config, reader, journal.archive)
     progress.begin(
         "stage", "Restoring beside the live data", expected_raw=sum(s.bytes for x in stored_sources for s in x.streams)
     )

@@ -39,7 +39,8 @@ from service.jobs import Jobs
 from service.ledger import Ledger
 from service.pipeline.unpack import peek
 from service.prune import preview
-from service.restore import RestorePlan, pending, plan_restore
+from service.restore import pending
+from service.restore_plan import RestorePlan, plan_restore
 from service.schedule import preview as upcoming
 from service.scheduler import Scheduler
 from service.settings import StoredSettings, parsed, shown

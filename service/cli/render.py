@@ -16,7 +16,7 @@ from service.terminal import duration, plain, size
 if TYPE_CHECKING:
     from service.archive.parts import Footer, Header, Manifest
     from service.finding import Finding
-    from service.restore import RestorePlan
+    from service.restore_plan import RestorePlan
     from storage_backends.base import ObjectInfo
 
 _COLOURS = {True: "green", False: "red", None: "yellow"}

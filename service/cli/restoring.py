@@ -84,7 +84,7 @@ def _with_version(shared: Shared, config: Config) -> Config:
 
 
 def _show_plan(config: Config, archive: str, allowed: frozenset[str], *, as_json: bool) -> Exit:
-    from service.restore import MAY_BE_ALLOWED, plan_restore  # noqa: PLC0415
+    from service.restore_plan import MAY_BE_ALLOWED, plan_restore  # noqa: PLC0415
 
     plan = run(plan_restore(config, archive))
     blocking = [obstacle for obstacle in plan.obstacles if obstacle.code not in allowed & MAY_BE_ALLOWED]

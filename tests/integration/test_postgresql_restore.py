@@ -12,7 +12,8 @@ import pytest
 from demo.postgresql_server import PostgresqlServer
 from service.errors import ConfigError, JobRefused, RestoreRefused, ServiceError, SwapFailed
 from service.progress import Progress
-from service.restore import plan_restore, recover, restore
+from service.restore import recover, restore
+from service.restore_plan import plan_restore
 from service.sources.postgresql import preflight, stage
 from tests import app_database
 from tests.app_database import contents, spoil, untouched

@@ -54,7 +54,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("service.sources", "service.pipeline", "service.keys", "service.journal", "service.server_version"),
     ("service.catalog", "service.exclusive"),
     ("service.targets",),
-    ("service.backup", "service.prune", "service.holding", "service.copying"),
+    ("service.backup", "service.prune", "service.holding", "service.copying", "service.restore_plan"),
     ("service.restore", "service.doctor"),
     ("service.settle", "service.jobs"),
     ("service.work", "service.scheduler"),
