@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from service.announcer import Announcer
-from service.api import Api, Methods
+from service.api import Api, Context
 from service.api.schema import schema
 from service.backup import utc_now
 from service.blocking import run_in_thread
@@ -99,7 +99,7 @@ async def _assembled(file: ConfigFile, database: Database, clock: Callable[[], d
     )
     await app.scheduler.load()
     app.api = Api(
-        Methods(
+        Context(
             file=lambda: app.file,
             stored=stored,
             jobs=app.jobs,

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.api.methods import Methods
-from service.api.registry import WrongParams, methods_of
+from service.api.context import Context
+from service.api.methods import all_methods
+from service.api.registry import WrongParams
 from service.errors import ServiceError
 from service.failure import as_json
 from service.rpc.codec import Code, RpcError
 from service.rpc.peers import Peer
 from storage_backends.base import StorageError
 
-__all__ = ["Api", "Methods"]
+__all__ = ["Api", "Context"]
 
 
 class Api:
     """Dispatches requests (`service.rpc.connection.Dispatcher`)."""
 
-    def __init__(self, methods: Methods) -> None:
-        self._methods = methods_of(methods)
+    def __init__(self, context: Context) -> None:
+        self._methods = all_methods(context)
 
     async def call(self, method: str, params: dict[str, Any], peer: Peer) -> Any:
         """Carry out a request; return JSON values. Raises RpcError."""

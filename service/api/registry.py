@@ -83,12 +83,13 @@ def method(name: str, *, admin: bool = False) -> Callable[[F], F]:
     return mark
 
 
-def methods_of(owner: object) -> dict[str, Method]:
-    """Return the methods that an object has, by name."""
+def methods_of(*owners: object) -> dict[str, Method]:
+    """Return the methods that some objects (or classes) have, by name."""
     found = {}
-    for attribute in dir(owner):
-        function = getattr(owner, attribute)
-        if marked := getattr(function, "rpc", None):
-            name, admin = marked
-            found[name] = Method(name, admin, function)
+    for owner in owners:
+        for attribute in dir(owner):
+            function = getattr(owner, attribute)
+            if marked := getattr(function, "rpc", None):
+                name, admin = marked
+                found[name] = Method(name, admin, function)
     return dict(sorted(found.items()))

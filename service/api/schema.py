@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
-from service.api.methods import Methods
+from service.api.methods import FAMILIES
 from service.api.registry import methods_of
 from service.job import Job, JobState
 
@@ -104,7 +104,9 @@ def schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "deviceon-backup socket",
         "methods": dict(
-            sorted((_BY_THE_TRANSPORT | {name: found.schema() for name, found in methods_of(Methods).items()}).items())
+            sorted(
+                (_BY_THE_TRANSPORT | {name: found.schema() for name, found in methods_of(*FAMILIES).items()}).items()
+            )
         ),
         "event": _object(
             seq={"type": ["integer", "null"]},

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from service.cli import archives, failures, managing, restoring, serving, settings
+from service.cli import archives, failures, keeping, restoring, serving, settings, system_backup, watching
 from service.cli.failures import Interrupted, JobEnded
 from service.cli.options import Shared, emit, shared_options
 from service.failure import as_json
@@ -60,15 +60,15 @@ for command in (
     settings.doctor,
     settings.version,
     serving.serve,
-    managing.status,
-    managing.job,
-    managing.schedule,
-    managing.prune,
-    managing.hold,
-    managing.release,
-    managing.delete,
-    managing.copy,
-    managing.settings,
-    managing.test_target,
+    watching.status,
+    watching.job,
+    watching.schedule,
+    keeping.prune,
+    keeping.hold,
+    keeping.release,
+    keeping.delete,
+    keeping.copy,
+    system_backup.settings,
+    system_backup.test_target,
 ):
     command_line.add_command(command)

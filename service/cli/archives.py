@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli import render
-from service.cli.connection import config_for, configuration, given, reading_options
-from service.cli.failures import result_of
+from service.cli.connection import commander_of, config_for, given, reading_options, run_job
 from service.cli.options import Shared, emit, json_option, shared_options, target_option
 from service.cli.running import run
 from service.terminal import plain, reporting
@@ -29,17 +28,8 @@ def backup(shared: Shared) -> None:
 
     What retention does not keep is removed afterwards.
     """
-    with reporting(quiet=shared.quiet) as progress:
-        job = run(_job(shared, "backup.start", {}, progress))
-    result = result_of(job)
+    result = run_job(shared, "backup.start")
     emit(result) if shared.json else render.backup(result)
-
-
-async def _job(shared: Shared, method: str, params: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    from service.cli.commander import commanding  # noqa: PLC0415
-
-    async with commanding(configuration(shared), shared.socket) as commander:
-        return await commander.job(method, params, progress)
 
 
 @click.command("list")
@@ -54,9 +44,7 @@ def list_archives(shared: Shared, target: str | None) -> None:
 
 
 async def _listed(shared: Shared, target: str | None) -> dict[str, Any]:
-    from service.cli.commander import commanding  # noqa: PLC0415
-
-    async with commanding(configuration(shared), shared.socket) as commander:
+    async with commander_of(shared) as commander:
         archives: list[Any] = []
         while True:
             before = {"before": archives[-1]["name"]} if archives else {}
@@ -101,11 +89,11 @@ async def _inspected(config: Config, archive: str) -> dict[str, Any]:
 def verify(shared: Shared, /, archive: str, **options: Any) -> None:
     """Read every byte of an archive and authenticate it."""
     config = config_for(shared, archive, options)
-    with reporting(quiet=shared.quiet) as progress:
-        if "/" in archive or given(options):
+    if "/" in archive or given(options):
+        with reporting(quiet=shared.quiet) as progress:
             found = run(_verified(config, archive, progress))
-        else:
-            found = result_of(run(_job(shared, "archive.verify", {"archive": archive}, progress)))
+    else:
+        found = run_job(shared, "archive.verify", archive=archive)
     if shared.json:
         emit(found)
     else:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
+from service.cli.failures import result_of
 from service.cli.options import Shared
+from service.cli.running import run
+from service.terminal import reporting
 
 if TYPE_CHECKING:
+    from service.cli.commander import Commander
     from service.config import Config, ConfigFile
 
 P = ParamSpec("P")
@@ -91,3 +96,49 @@ def config_for_settling(shared: Shared, options: dict[str, Any]) -> Config:
     from service.config_for_archive import Given, choose_for_settling  # noqa: PLC0415 - models take time to import
 
     return choose_for_settling(shared.config, Given(**options), os.environ)
+
+
+@asynccontextmanager
+async def commander_of(shared: Shared, *, complete: bool = True) -> AsyncIterator[Commander]:
+    """Give whoever carries out commands here: the service, or this process. Raises ConfigError, JobRefused."""
+    from service.cli.commander import commanding  # noqa: PLC0415 - models take time to import
+
+    async with commanding(configuration(shared, complete=complete), shared.socket) as commander:
+        yield commander
+
+
+def call(shared: Shared, method: str, /, **params: Any) -> Any:
+    """Return what a method of the socket gives, as JSON values. Raises ServiceError, StorageError."""
+
+    async def called() -> Any:
+        async with commander_of(shared, complete=False) as commander:
+            return await commander.call(method, **params)
+
+    return run(called())
+
+
+def run_job(shared: Shared, method: str, /, **params: Any) -> dict[str, Any]:
+    """Have a job done, with its progress on the terminal, and return its result. Raises ServiceError, StorageError."""
+    with reporting(quiet=shared.quiet) as progress:
+
+        async def done() -> dict[str, Any]:
+            async with commander_of(shared) as commander:
+                return await commander.job(method, params, progress)
+
+        return result_of(run(done()))
+
+
+def run_job_with(
+    config: Config, shared: Shared, options: dict[str, Any], method: str, /, **params: Any
+) -> dict[str, Any]:
+    """Do the same with `config`, in this process when an option or an archive elsewhere asks for it."""
+    from service.cli.commander import commanding  # noqa: PLC0415
+
+    elsewhere = "/" in params.get("archive", "") or given(options)
+    with reporting(quiet=shared.quiet) as progress:
+
+        async def done() -> dict[str, Any]:
+            async with commanding(config, shared.socket, here=elsewhere) as commander:
+                return await commander.job(method, params, progress)
+
+        return result_of(run(done()))

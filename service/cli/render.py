@@ -51,7 +51,7 @@ def archives(entries: Sequence[Mapping[str, Any]], url: str) -> None:
             rows.append((name, "", stored, "", "", evidence, f"cannot be used: {entry['problem']}"))
             continue
         sealed = entry["fingerprint"] or ("not sealed" if entry["sealing"] == "off" else entry["sealing"])
-        created, content = _time(datetime.fromisoformat(entry["created"])), size(entry["raw_bytes"] or 0)
+        created, content = at_utc(entry["created"]), size(entry["raw_bytes"] or 0)
         rows.append((name, created, stored, content, entry["server_version"] or "", evidence, sealed or ""))
     table(rows)
 
@@ -115,7 +115,7 @@ def _without_passwords(value: Any) -> Any:
 def plan(found: RestorePlan, *, can_be_allowed: Collection[str]) -> None:
     """Print what a restore would do and what is in its way."""
     click.echo(
-        f"{plain(found.archive)}: {plain(found.product)} {plain(found.server_version)}, {_time(found.created)},"
+        f"{plain(found.archive)}: {plain(found.product)} {plain(found.server_version)}, {at_utc(found.created)},"
         f" {size(found.raw_bytes)}"
     )
     for item in found.items:
@@ -165,8 +165,10 @@ def _left_out(excluded: Iterable[Mapping[str, Any]], warnings: Iterable[str]) ->
         click.echo(f"warning: {plain(warning)}")
 
 
-def _time(value: datetime | None) -> str:
-    return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ") if value else ""
+def at_utc(value: datetime | str | None, *, none: str = "") -> str:
+    """Return a time (or its ISO 8601 text) for people: UTC, to the second; `none` when there is none."""
+    time = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ") if time else none
 
 
 def table(rows: Sequence[Sequence[str]]) -> None:

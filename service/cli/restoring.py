@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli import failures, render
-from service.cli.connection import config_for, config_for_settling, given, restoring_options, settling_options
-from service.cli.failures import Exit, result_of
+from service.cli.connection import config_for, config_for_settling, restoring_options, run_job_with, settling_options
+from service.cli.failures import Exit
 from service.cli.options import Shared, emit, json_option, shared_options
 from service.cli.running import run
-from service.terminal import plain, reporting
+from service.terminal import plain
 
 if TYPE_CHECKING:
     from service.config import Config
-    from service.progress import Progress
 
 SUCCESS = "Restore successfully"
 """The words that the product's manual promises at the end of a restore."""
@@ -51,25 +50,12 @@ def restore(
         if refused:
             ctx.exit(refused)
         _ask("Restore this archive over what is there now?")
-    with reporting(quiet=shared.quiet) as progress:
-        params = {"archive": archive, "allow": sorted(allowed)}
-        result = result_of(run(_job(config, shared, "restore.start", params, progress, options)))
+    result = run_job_with(config, shared, options, "restore.start", archive=archive, allow=sorted(allowed))
     if shared.json:
         emit(result | {"message": SUCCESS})
         return
     render.restore(result)
     click.echo(SUCCESS)
-
-
-async def _job(
-    config: Config, shared: Shared, method: str, params: dict[str, Any], progress: Progress, options: dict[str, Any]
-) -> dict[str, Any]:
-    """Have the service do it, unless an option or an archive elsewhere asks for this process."""
-    from service.cli.commander import commanding  # noqa: PLC0415
-
-    elsewhere = "/" in params.get("archive", "") or given(options)
-    async with commanding(config, shared.socket, here=elsewhere) as commander:
-        return await commander.job(method, params, progress)
 
 
 def _with_version(shared: Shared, config: Config) -> Config:
@@ -109,8 +95,7 @@ def rollback(shared: Shared, /, yes: bool, **options: Any) -> None:
     if not yes and _pending(config, "returns to its state before that; what was restored is removed"):
         shared.require_somebody()
         _ask("Return to the state before the restore?")
-    with reporting(quiet=shared.quiet) as progress:
-        result = result_of(run(_job(config, shared, "restore.rollback", {}, progress, options)))
+    result = run_job_with(config, shared, options, "restore.rollback")
     if shared.json:
         emit(result)
     else:
@@ -129,8 +114,7 @@ def commit(shared: Shared, /, yes: bool, **options: Any) -> None:
     if not yes and _pending(config, "keeps what was restored; its old state is removed FOR GOOD"):
         shared.require_somebody()
         _ask("Remove the old state?")
-    with reporting(quiet=shared.quiet) as progress:
-        result = result_of(run(_job(config, shared, "restore.commit", {}, progress, options)))
+    result = run_job_with(config, shared, options, "restore.commit")
     if shared.json:
         emit(result)
     else:

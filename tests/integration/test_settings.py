@@ -185,7 +185,7 @@ async def test_a_secret_goes_to_a_file_that_only_the_owner_reads_and_comes_back_
     place: Place, app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setattr("service.api.methods._require_good", accepted)
+    monkeypatch.setattr("service.api.settings._require_good", accepted)
     call = call_checked(app.api)
     options = {"password": {"secret": SECRET}, "client": {"token": {"secret": SECRET + "2"}}, "user": "me"}
     key = "one-request"
@@ -219,7 +219,7 @@ async def accepted(_: object) -> None:
 async def test_files_of_secrets_that_are_in_no_use_any_more_are_removed_and_the_others_stay(
     place: Place, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.api.methods._require_good", accepted)
+    monkeypatch.setattr("service.api.settings._require_good", accepted)
     call = call_checked(app.api)
     await call("settings.update", target=target_at(place.target, password={"secret": SECRET}))
     (first,) = (place.state_dir / "secrets").iterdir()
@@ -235,7 +235,7 @@ async def test_files_of_secrets_that_are_in_no_use_any_more_are_removed_and_the_
 async def test_a_secret_that_was_set_is_kept_by_sending_back_what_was_shown(
     place: Place, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.api.methods._require_good", accepted)
+    monkeypatch.setattr("service.api.settings._require_good", accepted)
     call = call_checked(app.api)
     await call("settings.update", target=target_at(place.target, client={"password": {"secret": SECRET}}))
     shown = (await call("settings.get"))["settings"]["target"]
@@ -257,8 +257,8 @@ async def test_a_secret_that_was_set_is_kept_by_sending_back_what_was_shown(
 async def test_a_secret_that_was_set_is_never_sent_elsewhere(
     place: Place, app: App, monkeypatch: pytest.MonkeyPatch, elsewhere: dict[str, Any], method: str
 ) -> None:
-    monkeypatch.setattr("service.api.methods._require_good", accepted)
-    monkeypatch.setattr("service.api.methods.try_target", nothing_found)
+    monkeypatch.setattr("service.api.settings._require_good", accepted)
+    monkeypatch.setattr("service.api.settings.try_target", nothing_found)
     secrets = {"password": {"secret": SECRET}, "client_kwargs": {"endpoint_url": "http://good"}}
     call = call_checked(app.api)
     await call("settings.update", target={"url": "smb://nas/share", "storage_options": secrets})
@@ -275,7 +275,7 @@ async def test_a_secret_that_was_set_is_never_sent_elsewhere(
 async def test_the_secrets_of_the_configuration_file_may_be_tried_where_they_belong_and_not_elsewhere(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.api.methods.try_target", nothing_found)
+    monkeypatch.setattr("service.api.settings.try_target", nothing_found)
     target = {"url": "smb://nas/share", "storage_options": {"password": {"env": "HOME"}}}
     place.settings["target"] = target
     async with place.app() as app:
@@ -295,7 +295,7 @@ async def test_a_target_that_already_gets_the_copies_is_refused_before_it_is_sto
 async def test_secrets_of_old_settings_stay_while_a_job_may_still_read_them(
     place: Place, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.api.methods._require_good", accepted)
+    monkeypatch.setattr("service.api.settings._require_good", accepted)
     call = call_checked(app.api)
     secrets = place.state_dir / "secrets"
     await call("settings.update", target=target_at(place.target, password={"secret": SECRET}))

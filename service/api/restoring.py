@@ -1,0 +1,43 @@
+"""Restoring, and keeping or undoing what was restored."""
+
+from __future__ import annotations
+
+from service.api import params as p
+from service.api.context import Family, waiting_restore
+from service.api.registry import method
+from service.api.views import (
+    Pending,
+)
+from service.catalog import archive_at
+from service.job import Job
+from service.restore_plan import RestorePlan, plan_restore
+
+
+class RestoreMethods(Family):
+    """Restoring, and keeping or undoing what was restored."""
+
+    @method("restore.plan", admin=True)
+    async def plan(self, params: p.RestorePlanOf) -> RestorePlan:
+        """Tell what a restore would replace, and every obstacle in its way. Touches nothing."""
+        config = self.context.config()
+        return await plan_restore(config, archive_at(config, params.archive, params.target))
+
+    @method("restore.start", admin=True)
+    async def restore(self, params: p.RestoreStart) -> Job:
+        """Queue a restore. The state before is kept until restore.commit or restore.rollback."""
+        return await self.context.submit("restore", "restore.start", params)
+
+    @method("restore.pending")
+    async def pending(self, params: p.Nothing) -> Pending | None:
+        """Return the restore that waits for commit or rollback; null when there is none."""
+        return waiting_restore(self.context.file())
+
+    @method("restore.commit", admin=True)
+    async def commit(self, params: p.Mutation) -> Job:
+        """Queue the removal of the state before the restore, for good."""
+        return await self.context.submit("commit", "restore.commit", params)
+
+    @method("restore.rollback", admin=True)
+    async def rollback(self, params: p.Mutation) -> Job:
+        """Queue the return to the state before the restore."""
+        return await self.context.submit("rollback", "restore.rollback", params)
