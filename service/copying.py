@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from service.catalog import archive_at, list_archives, verify
+from service.catalog import HOLD_SUFFIX, archive_at, is_held, list_archives, verify
 from service.config import Config
 from service.errors import ServiceError
 from service.ledger import Ledger
@@ -46,6 +46,7 @@ async def copy(
     with only_job(config.state_dir, "a copy"):
         here, info = await _where(config, name, target=there.target.url, source=source, ledger=ledger)
         copied = await _copied(here, there, info, ledger, progress)
+        await _held_too(here, there, name)
         try:
             await verify(config, archive, progress=progress, ledger=ledger)
         except (ServiceError, StorageError) as error:
@@ -55,6 +56,7 @@ async def copy(
                 )
             elif was_removed(error):
                 async with open_target(there.target.url, there.target.options()) as opened:
+                    await opened.delete(name + HOLD_SUFFIX)
                     await opened.delete(name)
                     await ledger.settled(opened.url, name)
             raise
@@ -116,6 +118,16 @@ async def _copied(here: Config, there: Config, info: ObjectInfo, ledger: Ledger,
             )
         await ledger.found(target.url, info.key, written.etag, "written")
         return True
+
+
+async def _held_too(here: Config, there: Config, name: str) -> None:
+    """Hold the copy when the archive is held where it comes from: whoever holds one means it everywhere."""
+    async with (
+        open_target(here.target.url, here.target.options()) as source,
+        open_target(there.target.url, there.target.options()) as target,
+    ):
+        if await is_held(source, name) and not await is_held(target, name):
+            await target.put(name + HOLD_SUFFIX, source.get(name + HOLD_SUFFIX), overwrite=True)
 
 
 async def _counted(source: StorageBackend, info: ObjectInfo, progress: Progress) -> AsyncGenerator[bytes, None]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import datetime
 
 from service.catalog import HOLD_SUFFIX, CatalogEntry, is_held, list_archives
@@ -17,6 +19,33 @@ from service.ledger import Ledger
 from service.state_directory import changing_archives, only_job
 from storage_backends import open_target
 from storage_backends.base import ObjectNotFound, StorageBackend, StorageError
+
+_LONGEST = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What a hold says: why, by whom, since when; all of it empty when somebody else has written it."""
+
+    reason: str = ""
+    by: str = ""
+    since: datetime | None = None
+
+
+async def read_hold(target: StorageBackend, name: str) -> Hold | None:
+    """Return the hold of an archive in one target; None when it is not held there."""
+    content = bytearray()
+    try:
+        async with aclosing(target.get(name + HOLD_SUFFIX, length=_LONGEST)) as pieces:
+            async for piece in pieces:
+                content += piece
+    except ObjectNotFound:
+        return None
+    try:
+        said = json.loads(content)
+        return Hold(str(said["reason"]), str(said["by"]), datetime.fromisoformat(said["since"]))
+    except (ValueError, KeyError, TypeError):
+        return Hold()
 
 
 async def hold(config: Config, name: str, *, reason: str, by: str, now: datetime, ledger: Ledger) -> list[str]:

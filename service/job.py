@@ -11,8 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, Self
 
-JobKind = Literal["backup", "restore", "rollback", "commit", "verify", "copy", "prune", "delete", "settle"]
-"""`settle` is what the service does when it starts: it undoes or ends what a crash left."""
+JobKind = Literal[
+    "backup", "baseline", "restore", "reset", "rollback", "commit", "verify", "copy", "prune", "delete", "settle"
+]
+"""`baseline` is a backup that is held for ever, `reset` returns to it. `settle` is what the service does when it
+starts: it undoes or ends what a crash left."""
 
 JobState = Literal["queued", "running", "verifying", "succeeded", "partial", "failed", "cancelled", "interrupted"]
 """`partial`: the archive is there, but something after it did not happen; the error says what."""

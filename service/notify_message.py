@@ -28,7 +28,9 @@ _SEVERITY: dict[NotifyOn, Severity] = {
 
 _KINDS: dict[JobKind, str] = {
     "backup": "backup",
+    "baseline": "baseline backup",
     "restore": "restore",
+    "reset": "reset to default",
     "rollback": "return to the state before a restore",
     "commit": "confirmation of a restore",
     "verify": "verification of an archive",

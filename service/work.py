@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from service.backup import BackupResult, backup
+from service.baseline import make_baseline, require_none
 from service.catalog import archive_at, verify
 from service.config import Config
 from service.copying import NoSource, copy
@@ -25,6 +26,9 @@ from service.settle import settle
 from service.state import Archives
 from service.targets import Outcome, was_removed
 from storage_backends.base import ObjectExists, StorageError
+
+Then = Callable[[BackupResult], Awaitable[list[ServiceError | StorageError]]]
+"""What is done with a proven archive; returns what went wrong although it was done."""
 
 
 class Work:
@@ -51,6 +55,7 @@ class Work:
         """Do a job; its result is JSON values. Raises ServiceError, StorageError, Partial."""
         kinds: dict[str, Callable[[Config, dict[str, Any], Progress], Awaitable[Result]]] = {
             "backup": self._backup,
+            "baseline": self._baseline,
             "restore": self._restore,
             "rollback": self._rollback,
             "commit": self._commit,
@@ -62,7 +67,10 @@ class Work:
         }
         return await kinds[job.kind](self._config(), job.params, progress)
 
-    async def _backup(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
+    async def _backup(
+        self, config: Config, _: dict[str, Any], progress: Progress, *, then: Then | None = None
+    ) -> Result:
+        """Back up; do `then` with the proven archive before retention is carried out."""
         try:
             made = await backup(config, progress=progress, ledger=self._archives, clock=self._clock)
         except (ServiceError, StorageError) as error:
@@ -74,6 +82,11 @@ class Work:
             await self._pending.add(made.name, [each.url for each in made.targets if each.evidence is None])
         except StateError as error:
             problems.append(error)
+        if then is not None:
+            try:
+                problems += await then(made)
+            except asyncio.CancelledError:
+                raise Partial(_backed_up(made, []), _NOT_HELD) from None
         try:
             pruned, more = await self._pruned(config, progress)
         except asyncio.CancelledError:  # the archive is made: a stop now must not make it look like none
@@ -85,6 +98,16 @@ class Work:
         if problems:
             raise Partial(result, problems[0])
         return result
+
+    async def _baseline(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
+        before = await require_none(config, self._archives, replace=params.get("replace", False))
+
+        async def then(made: BackupResult) -> list[ServiceError | StorageError]:
+            return await make_baseline(
+                config, made, before, now=self._clock(), ledger=self._archives, progress=progress
+            )
+
+        return await self._backup(config, params, progress, then=then)
 
     async def _restore(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
         allow = frozenset(params.get("allow", ()))
@@ -181,6 +204,11 @@ class NotPruned(ServiceError):
     code = "TARGET_NOT_PRUNED"
     transient = True
 
+
+_NOT_HELD = ServiceError(
+    "the archive is made and proven, but the service was stopped before it was held as the baseline",
+    hint="`deviceon-backup baseline show` tells which one is; take it again.",
+)
 
 _NOT_PRUNED = NotPruned(
     "the archive is made and proven, but the service was stopped before retention was carried out",

@@ -10,6 +10,7 @@ from service.api.views import (
     Done,
     Inspection,
 )
+from service.baseline import refuse_baseline
 from service.catalog import archive_at, list_archives, opened
 from service.errors import SealError
 from service.holding import hold, release
@@ -61,6 +62,7 @@ class ArchiveMethods(Family):
         """Hold an archive: it is removed neither by retention nor by hand."""
 
         async def do() -> Done:
+            await refuse_baseline(self.context.config(), params.archive, self.context.ledger)
             await hold(
                 self.context.chosen(params),
                 params.archive,
@@ -79,6 +81,7 @@ class ArchiveMethods(Family):
         """End an archive's hold."""
 
         async def do() -> Done:
+            await refuse_baseline(self.context.config(), params.archive, self.context.ledger)
             await release(self.context.chosen(params), params.archive, ledger=self.context.ledger)
             await self.context.announcer.tell("archive.released", {"archive": params.archive})
             return Done()

@@ -10,6 +10,7 @@ from service.api.context import Context, Family
 from service.api.jobs import JobMethods
 from service.api.planning import Planning
 from service.api.registry import Method, methods_of
+from service.api.resetting import ResetMethods
 from service.api.restoring import RestoreMethods
 from service.api.settings import SystemBackupSettings
 from service.api.system import System
@@ -20,6 +21,7 @@ FAMILIES: tuple[type[Family], ...] = (
     JobMethods,
     ArchiveMethods,
     RestoreMethods,
+    ResetMethods,
     Planning,
 )
 

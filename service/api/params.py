@@ -37,6 +37,13 @@ class Mutation(Params):
     request arrived."""
 
 
+class BaselineTake(Mutation):
+    """A new baseline."""
+
+    replace: bool = False
+    """Whether it may take the place of the one there is."""
+
+
 class SettingsUpdate(Mutation):
     """Settings that change; what is left out stays. null takes a target, schedule or policy away."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from service.cli import archives, failures, keeping, restoring, serving, settings, system_backup, watching
+from service.cli import archives, failures, keeping, resetting, restoring, serving, settings, system_backup, watching
 from service.cli.failures import Interrupted, JobEnded
 from service.cli.options import Shared, emit, shared_options
 from service.failure import as_json
@@ -56,6 +56,7 @@ for command in (
     restoring.restore,
     restoring.rollback,
     restoring.commit,
+    resetting.baseline,
     settings.config,
     settings.doctor,
     settings.version,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 JOBS: dict[str, JobKind] = {
     "backup.start": "backup",
+    "baseline.take": "baseline",
     "archive.verify": "verify",
     "archive.delete": "delete",
     "archive.copy": "copy",

@@ -1,0 +1,137 @@
+"""The baseline: one archive of the server as it was set up, held for ever, which `reset-to-default` returns to.
+
+It is an archive like any other. What makes it the baseline is its hold, an object beside it, so that this outlives the
+service's memory. Where several are held so, the one with the highest number is the baseline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from service.backup import BackupResult
+from service.catalog import list_archives
+from service.config import Config
+from service.errors import JobRefused, NotFound, ServiceError
+from service.holding import hold, read_hold, release
+from service.ledger import Ledger
+from service.progress import Progress
+from storage_backends import open_target
+from storage_backends.base import StorageError
+
+BASELINE = "baseline"
+"""The reason of the hold that makes an archive the baseline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The baseline of this server. Sizes in bytes."""
+
+    archive: str
+    created: datetime | None
+    server_version: str | None
+    size: int
+    raw_bytes: int | None
+    fingerprint: str | None
+    evidence: str
+    since: datetime | None
+    """When it became the baseline."""
+    targets: list[str]
+    """The targets that hold it."""
+    superseded: list[str] = field(default_factory=list)
+    """Older archives that are still held as a baseline; the next one that replaces it releases them."""
+
+
+async def find_baseline(config: Config, ledger: Ledger) -> Baseline | None:
+    """Return the baseline; None when there is none. Raises StorageError when it may be in a target out of reach."""
+    found: dict[str, Baseline] = {}
+    numbers: dict[str, int] = {}
+    problems: list[StorageError] = []
+    for one in config.each():
+        try:
+            async with open_target(one.target.url, one.target.options()) as target:
+                for entry in await list_archives(target, ledger):
+                    held = await read_hold(target, entry.name) if entry.held else None
+                    if held is None or held.reason != BASELINE:
+                        continue
+                    numbers[entry.name] = entry.seq or 0
+                    if entry.name in found:
+                        found[entry.name].targets.append(target.url)
+                        continue
+                    found[entry.name] = Baseline(
+                        archive=entry.name,
+                        created=entry.created,
+                        server_version=entry.server_version,
+                        size=entry.size,
+                        raw_bytes=entry.raw_bytes,
+                        fingerprint=entry.fingerprint,
+                        evidence=entry.evidence,
+                        since=held.since,
+                        targets=[target.url],
+                    )
+        except StorageError as error:
+            problems.append(error)
+    if not found:
+        if problems:
+            raise problems[0]
+        return None
+    newest = max(found, key=lambda name: (numbers[name], name))
+    found[newest].superseded.extend(sorted(found.keys() - {newest}))
+    return found[newest]
+
+
+async def require_baseline(config: Config, ledger: Ledger) -> Baseline:
+    """Return the baseline. Raises NotFound when there is none, StorageError."""
+    baseline = await find_baseline(config, ledger)
+    if baseline is None:
+        raise NotFound(
+            "there is no baseline of this server",
+            hint="`deviceon-backup baseline` takes one. Take it while the server is as it was set up.",
+        )
+    return baseline
+
+
+async def require_none(config: Config, ledger: Ledger, *, replace: bool) -> Baseline | None:
+    """Return the baseline that a new one is to replace. Raises JobRefused when there is one that nobody let go."""
+    before = await find_baseline(config, ledger)
+    if before is not None and not replace:
+        raise JobRefused(
+            f"{before.archive} is the baseline already",
+            hint="`deviceon-backup baseline --replace` takes a new one of the server as it is now. `reset-to-default`"
+            " then returns to that.",
+        )
+    return before
+
+
+async def make_baseline(
+    config: Config, made: BackupResult, before: Baseline | None, *, now: datetime, ledger: Ledger, progress: Progress
+) -> list[ServiceError | StorageError]:
+    """Hold a proven archive as the baseline and let the one before go; return what went wrong on the way.
+
+    The one before stays held beside the new one until the new one is proven and held in every target.
+    """
+    progress.begin("hold", f"Holding {made.name} as the baseline")
+    problems: list[ServiceError | StorageError] = []
+    try:
+        await hold(config, made.name, reason=BASELINE, by="baseline", now=now, ledger=ledger)
+    except StorageError as error:
+        problems.append(error)
+    if before is None or problems or any(each.error is not None for each in made.targets):
+        return problems
+    for name in [before.archive, *before.superseded]:
+        try:
+            await release(config, name, ledger=ledger)
+            progress.say(f"{name} is not held as the baseline any more")
+        except StorageError as error:
+            problems.append(error)
+    return problems
+
+
+async def refuse_baseline(config: Config, name: str, ledger: Ledger) -> None:
+    """Raise JobRefused when an archive is the baseline: its hold is not for a person to change."""
+    baseline = await find_baseline(config, ledger)
+    if baseline is not None and baseline.archive == name:
+        raise JobRefused(
+            f"{name} is the baseline of this server and stays held",
+            hint="`deviceon-backup baseline --replace` takes a new one and releases this one.",
+        )
