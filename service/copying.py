@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from service.catalog import HOLD_SUFFIX, archive_at, is_held, list_archives, verify
 from service.config import Config
 from service.errors import ServiceError
-from service.ledger import Ledger
+from service.ledger import PROVEN, Ledger
 from service.pipeline.unpack import peek
 from service.progress import Progress
 from service.state_directory import only_job
@@ -80,7 +80,7 @@ async def _where(
         except (ServiceError, StorageError) as error:
             problems.append(error)
             continue
-        good = any(entry.name == name and entry.evidence == "verified" for entry in entries)
+        good = any(entry.name == name and entry.evidence in PROVEN for entry in entries)
         found.append((good, place, info))
     if not found:
         if problems:

@@ -15,7 +15,7 @@ from datetime import datetime
 from service.catalog import HOLD_SUFFIX, CatalogEntry, is_held, list_archives
 from service.config import Config
 from service.errors import JobRefused
-from service.ledger import Ledger
+from service.ledger import PROVEN, Ledger
 from service.state_directory import changing_archives, only_job
 from storage_backends import open_target
 from storage_backends.base import ObjectNotFound, StorageBackend, StorageError
@@ -100,14 +100,14 @@ async def _everywhere(
 async def delete(config: Config, name: str, *, even_the_last: bool, ledger: Ledger) -> CatalogEntry:
     """Remove an archive for good; return what it was. Raises JobRefused, StorageError.
 
-    One that is held is refused, and so is the newest verified one unless `even_the_last`.
+    One that is held is refused, and so are the newest verified one and the last restorable one unless `even_the_last`.
     """
     with only_job(config.state_dir, "a removal"):
         async with open_target(config.target.url, config.target.options()) as target:
             entry = await _entry(target, name, ledger)
-            if not even_the_last and name == await _last_good(target, ledger):
+            if not even_the_last and (why := await _last_good(target, name, ledger)):
                 raise JobRefused(
-                    f"{name} is the newest archive that is known to be good",
+                    f"{name} is {why}",
                     hint="Make a new backup first, or say that even the last one may go (--even-the-last).",
                 )
             async with changing_archives(config.state_dir):
@@ -123,11 +123,19 @@ async def delete(config: Config, name: str, *, even_the_last: bool, ledger: Ledg
             return entry
 
 
-async def _last_good(target: StorageBackend, ledger: Ledger) -> str | None:
-    """Return the newest archive that was verified; when none was (the memory was lost), the newest usable one."""
+async def _last_good(target: StorageBackend, name: str, ledger: Ledger) -> str:
+    """Say in which way an archive is the last good one; empty when it is not.
+
+    It may be the newest that was verified (when none was, for the memory was lost, the newest usable one), or the only
+    one that a drill has restored.
+    """
     archives = [entry for entry in await list_archives(target, ledger) if entry.problem is None]
-    verified = [entry for entry in archives if entry.evidence == "verified"]
-    return next((entry.name for entry in reversed(verified or archives)), None)
+    proven = [entry.name for entry in archives if entry.evidence in PROVEN]
+    if (proven or [entry.name for entry in archives])[-1:] == [name]:
+        return "the newest archive that is known to be good"
+    if [entry.name for entry in archives if entry.evidence == "restorable"] == [name]:
+        return "the only archive that a drill has restored"
+    return ""
 
 
 async def _entry(target: StorageBackend, name: str, ledger: Ledger) -> CatalogEntry:

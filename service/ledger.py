@@ -9,6 +9,7 @@ Evidence of an archive:
     unknown    found in the target; nobody has read it here
     written    published whole, but not read back yet
     verified   every byte was read from the target and authenticated with the key from the TPM
+    restorable a drill has restored it beside the live data, and all that came out was compared with the manifest
     damaged    it was read, and is not what was sealed
 """
 
@@ -19,7 +20,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
-Evidence = Literal["unknown", "written", "verified", "damaged"]
+Evidence = Literal["unknown", "written", "verified", "restorable", "damaged"]
+
+PROVEN: frozenset[Evidence] = frozenset({"verified", "restorable"})
+"""The evidence of archives that count: every byte was authenticated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,11 @@ class Ledger(Protocol):
         """Tell that what was about to be done has ended, or came to nothing."""
 
     async def found(self, target: str, name: str, etag: str, evidence: Evidence) -> None:
-        """Tell what is known of an archive from now on."""
+        """Tell what is known of an archive from now on.
+
+        An object (by its etag) that is `restorable` stays so when it is found to be `written` or `verified`: to read it
+        again proves less than a drill has. `damaged` and `unknown` are taken as they are told.
+        """
 
     async def known(self, target: str) -> dict[str, Known]:
         """Return what is remembered of a target, by name."""

@@ -83,6 +83,11 @@ class Metrics:
             "When the newest verified archive in the target was made, 0 when there is none.",
             ("target",),
         )
+        self._newest_restorable = self._gauge(
+            "newest_restorable_archive_timestamp_seconds",
+            "When the newest archive in the target was made that a drill has restored, 0 when there is none.",
+            ("target",),
+        )
         self._up = self._gauge("target_up", "1 when the target could be used the last time, else 0.", ("target",))
         self._build = self._gauge("build_info", "Always 1; the label tells the version of the service.", ("version",))
 
@@ -110,20 +115,28 @@ class Metrics:
             self._last_duration.labels(job.kind).set(job.seconds)
         self._note_success(job)
 
-    def archives(self, target: str, by_evidence: Mapping[str, int], newest: datetime | None, total_bytes: int) -> None:
-        """Tell what is in a target: archives by evidence, and when the newest verified one was made."""
+    def archives(
+        self,
+        target: str,
+        by_evidence: Mapping[str, int],
+        newest: datetime | None,
+        newest_restorable: datetime | None,
+        total_bytes: int,
+    ) -> None:
+        """Tell what is in a target: archives by evidence, and when the newest proven ones were made."""
         target = redact(target)
         self._archives.remove_by_labels({"target": target})  # an evidence that no archive has any more
         for evidence, count in by_evidence.items():
             self._archives.labels(target, evidence).set(count)
         self._newest.labels(target).set(newest.timestamp() if newest else 0)
+        self._newest_restorable.labels(target).set(newest_restorable.timestamp() if newest_restorable else 0)
         self._bytes.labels(target).set(total_bytes)
 
     def keep_targets(self, targets: Collection[str]) -> None:
         """Forget the targets that are no longer configured."""
         kept = {redact(target) for target in targets}
         for target in self._targets - kept:
-            for metric in (self._archives, self._bytes, self._newest, self._up):
+            for metric in (self._archives, self._bytes, self._newest, self._newest_restorable, self._up):
                 metric.remove_by_labels({"target": target})
         self._targets = kept
 

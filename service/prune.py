@@ -11,7 +11,7 @@ from service.catalog import CatalogEntry, is_held, list_archives
 from service.config import Config
 from service.errors import ServiceError
 from service.failure import as_json
-from service.ledger import Ledger
+from service.ledger import PROVEN, Ledger
 from service.progress import Progress
 from service.retention import Candidate, Verdict, decide
 from service.state_directory import changing_archives, only_job
@@ -79,7 +79,8 @@ def _verdicts(config: Config, archives: Sequence[CatalogEntry], now: datetime, c
             name=entry.name,
             seq=entry.seq,
             created=entry.created,
-            verified=entry.evidence == "verified" and (entry.sealing != "off" or config.sealing.mode == "off"),
+            verified=entry.evidence in PROVEN and (entry.sealing != "off" or config.sealing.mode == "off"),
+            restorable=entry.evidence == "restorable",
             held=entry.held,
             usable=entry.problem is None and entry.evidence != "damaged",
         )

@@ -5,6 +5,10 @@
   makes nobody else go or stay.
 * A held archive is kept, and counts like any other: putting a hold on one, or lifting it, changes nothing for the rest.
 * The newest verified archive is always kept.
+* An archive that a drill has restored is verified and more. The newest of them is always kept. A week, month or year
+  that a rule keeps by its newest archive keeps its newest restorable one as well, when that is another: in the long run,
+  one that is known to restore is worth more than one that is some days newer, but never takes its place. So evidence
+  only ever makes more archives stay.
 * Rules that go by a clock (all but `keep_last`) are suspended while the clock is in doubt. Which archives they would
   keep by the right time is then unknown, so a policy that has one removes nothing at all; a policy of `keep_last` alone
   goes on. So nothing is removed in doubt that would be kept by the right time.
@@ -35,6 +39,7 @@ NOT_VERIFIED = "not verified yet: does not count, is not removed"
 HELD = "held"
 NO_RULE = "no rule keeps it"
 NEWEST = "the newest verified archive is always kept"
+NEWEST_RESTORABLE = "the newest restorable archive is always kept"
 
 _PERIODS = (
     ("day", "keep_daily", "%Y-%m-%d"),
@@ -42,6 +47,7 @@ _PERIODS = (
     ("month", "keep_monthly", "%Y-%m"),
     ("year", "keep_yearly", "%Y"),
 )
+_LONG = frozenset({"week", "month", "year"})
 
 Number = Annotated[int, Field(ge=1, le=10000)]
 
@@ -55,7 +61,8 @@ class RetentionSettings(Settings):
     """Keep the newest archive of each of this many days. Days without an archive do not count, here and below; days
     begin at midnight in the schedule's time zone."""
     keep_weekly: Number | None = None
-    """Keep the newest archive of each of this many weeks, which begin on Monday (ISO 8601)."""
+    """Keep the newest archive of each of this many weeks, which begin on Monday (ISO 8601). A week, and likewise a
+    month and a year, keeps also its newest archive that a drill has restored."""
     keep_monthly: Number | None = None
     """Keep the newest archive of each of this many months."""
     keep_yearly: Number | None = None
@@ -86,6 +93,8 @@ class Candidate:
     seq: int | None
     created: datetime | None
     verified: bool
+    restorable: bool = False
+    """Whether a drill has restored it; then it is verified, too."""
     held: bool = False
     usable: bool = True
 
@@ -106,6 +115,7 @@ class _Counting:
     seq: int
     name: str
     created: datetime
+    restorable: bool
 
 
 def decide(
@@ -128,6 +138,9 @@ def decide(
         reasons[name].append(reason)
     if newest_first and not reasons[newest_first[0].name]:
         reasons[newest_first[0].name].append(NEWEST)
+    restorable = next((archive.name for archive in newest_first if archive.restorable), None)
+    if restorable is not None and not reasons[restorable]:
+        reasons[restorable].append(NEWEST_RESTORABLE)
     return [
         Verdict(name, keep=bool(found) or doubt is not None, reasons=found or [doubt or NO_RULE])
         for name, found in reasons.items()
@@ -166,7 +179,7 @@ def _require_aware(moment: datetime) -> None:
 def _counting(archives: Sequence[Candidate]) -> Iterator[_Counting]:
     for archive in archives:
         if archive.verified and archive.usable and archive.seq is not None and archive.created is not None:
-            yield _Counting(archive.seq, archive.name, archive.created)
+            yield _Counting(archive.seq, archive.name, archive.created, archive.restorable)
 
 
 def _reasons_of_its_own(archive: Candidate) -> list[str]:
@@ -209,10 +222,16 @@ def _newest_of_periods(
     newest_first: list[_Counting], kind: str, most: int, form: str, zone: ZoneInfo
 ) -> Iterator[tuple[str, str]]:
     newest: dict[str, str] = {}
+    restorable: dict[str, str] = {}
     for archive in newest_first:
-        newest.setdefault(archive.created.astimezone(zone).strftime(form), archive.name)
+        period = archive.created.astimezone(zone).strftime(form)
+        newest.setdefault(period, archive.name)
+        if archive.restorable:
+            restorable.setdefault(period, archive.name)
     for number, (period, name) in enumerate(islice(newest.items(), most), start=1):
         yield name, f"newest of {kind} {period} ({number} of {most})"
+        if kind in _LONG and restorable.get(period, name) != name:
+            yield restorable[period], f"newest restorable of {kind} {period}"
 
 
 def _made_within(newest_first: list[_Counting], days: int, now: datetime) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 from service.app import App, opened
 from service.backup import utc_now
@@ -22,6 +22,7 @@ from service.errors import ConfigError, JobRefused, ServiceError
 from service.http import status_server
 from service.job import ENDED, Job
 from service.jobs import Stuck
+from service.ledger import PROVEN, Evidence
 from service.metrics import Metrics
 from service.notify import Notifier
 from service.progress import Progress
@@ -262,13 +263,12 @@ class _Service:
             log.warning("the target %s cannot be listed: %s", url, error)
             return
         metrics.target_up(url, True)
-        counted = dict.fromkeys(("unknown", "written", "verified", "damaged"), 0)
+        counted = dict.fromkeys(get_args(Evidence), 0)
         for entry in archives:
             counted[entry.evidence] += 1
-        newest = max(
-            (entry.created for entry in archives if entry.evidence == "verified" and entry.created), default=None
-        )
-        metrics.archives(url, counted, newest, sum(entry.size for entry in archives))
+        proven = [entry for entry in archives if entry.evidence in PROVEN and entry.created]
+        restorable = [entry for entry in proven if entry.evidence == "restorable"]
+        metrics.archives(url, counted, _newest(proven), _newest(restorable), sum(entry.size for entry in archives))
 
     async def _archives(self, config: Config) -> list[CatalogEntry]:
         async with open_target(config.target.url, config.target.options()) as target:
@@ -341,6 +341,10 @@ def _logged(what: str) -> Iterator[None]:
         log.error("%s failed: %s", what, error)
     except Exception:
         log.exception("%s failed unexpectedly", what)
+
+
+def _newest(archives: list[CatalogEntry]) -> datetime | None:
+    return max((entry.created for entry in archives if entry.created), default=None)
 
 
 def _job_runs(state_dir: Path) -> bool:

@@ -10,7 +10,7 @@ from service.catalog import verify
 from service.config import Config
 from service.errors import ArchiveError, DamagedSlot, NotAuthentic, ServiceError
 from service.exclusive import exclusive
-from service.ledger import Intent
+from service.ledger import PROVEN, Intent
 from service.progress import Progress
 from service.restore import recover
 from service.state import Archives
@@ -77,7 +77,7 @@ async def _settled_already(target: StorageBackend, intent: Intent, archives: Arc
             pass
         else:
             known = (await archives.known(target.url)).get(intent.name)
-            if known is None or known.etag != info.etag or known.evidence != "verified":
+            if known is None or known.etag != info.etag or known.evidence not in PROVEN:
                 await archives.found(target.url, intent.name, info.etag, "written")
                 return False
     await archives.settled(intent.target, intent.name)

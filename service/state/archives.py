@@ -37,10 +37,15 @@ class Archives:
         )
 
     async def found(self, target: str, name: str, etag: str, evidence: Evidence) -> None:
-        """Remember the evidence for an archive; facts are kept when it is still the same object."""
+        """Remember the evidence for an archive; facts are kept when it is still the same object. See `Ledger.found`."""
         now = self._clock().isoformat()
 
         def work(db: sqlite3.Connection) -> None:
+            before = db.execute(
+                "SELECT evidence FROM archives WHERE (target, name, etag) = (?, ?, ?)", (target, name, etag)
+            ).fetchone()
+            if before == ("restorable",) and evidence in ("written", "verified"):
+                return
             db.execute(
                 "INSERT INTO archives VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT (target, name) DO UPDATE SET "
                 "facts = CASE WHEN etag = excluded.etag THEN facts END, "

@@ -134,6 +134,19 @@ async def test_the_last_good_archive_is_removed_only_when_that_is_said(place: Pl
     assert place.names() == {names[0]}
 
 
+async def test_the_only_archive_that_a_drill_has_restored_is_removed_only_when_that_is_said(
+    place: Place, app: App
+) -> None:
+    names = [await place.backup(app.archives) for _ in range(3)]
+    entries = await place.archives(app.archives)
+    await app.archives.found(f"file://{place.target}", names[0], entries[names[0]].etag, "restorable")
+    with pytest.raises(JobRefused, match="the only archive that a drill has restored"):
+        await deleted(place, app, names[0])
+    await app.archives.found(f"file://{place.target}", names[1], entries[names[1]].etag, "restorable")
+    assert await deleted(place, app, names[0]) == names[0], "there is another one now"
+    assert await deleted(place, app, names[1], even_the_last=True) == names[1]
+
+
 async def test_the_newest_is_the_one_that_was_proven_not_the_one_made_last(place: Place, app: App) -> None:
     names = [await place.backup(app.archives) for _ in range(2)]
     entry = (await place.archives(app.archives))[names[1]]

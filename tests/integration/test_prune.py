@@ -224,6 +224,16 @@ async def test_damaged_and_unverified_archives_are_never_removed_and_do_not_coun
     assert place.names() == {names[0], names[2], names[3]}
 
 
+async def test_an_archive_that_a_drill_has_restored_counts_and_the_newest_of_them_stays(place: Place, app: App) -> None:
+    names = await made(place, app, 5)
+    entries = await place.archives(app.archives)
+    for name in (names[0], names[2]):
+        await app.archives.found(f"file://{place.target}", name, entries[name].etag, "restorable")
+    result = await pruned(place, app)
+    assert result.removed == [names[0], names[1], names[3]]
+    assert place.names() == {names[2], names[4]}
+
+
 async def test_an_archive_that_was_changed_behind_our_back_is_not_verified_any_more(place: Place, app: App) -> None:
     names = await made(place, app, 2)
     place.spoil(names[1])  # the newest: if it still counted, the last good one would go

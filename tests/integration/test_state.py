@@ -101,7 +101,7 @@ async def test_jobs_are_paged_the_newest_first_without_losing_or_repeating_any(h
 
 async def test_jobs_are_filtered_by_kind_and_state_also_within_a_page(history: History) -> None:
     for number, kind in enumerate(("backup", "verify", "backup", "prune")):
-        await history.save_job(job(number, "failed" if number == 2 else "succeeded", kind=kind))  # type: ignore[arg-type]
+        await history.save_job(job(number, "failed" if number == 2 else "succeeded", kind=kind))
     assert await numbers(history, kinds=["backup"]) == [2, 0]
     assert await numbers(history, kinds=["verify", "prune"]) == [3, 1]
     assert await numbers(history, kinds=["backup"], states=["succeeded"]) == [0]
@@ -170,6 +170,23 @@ async def test_another_etag_drops_evidence_and_facts(archives: Archives) -> None
         "read": Known("etag 2", "written", START, None),
         "listed": Known("etag 2", "unknown", None, {"seq": 8}),
     }
+
+
+async def test_what_a_drill_has_restored_stays_restorable_when_it_is_read_again_until_it_is_damaged_or_another(
+    archives: Archives,
+) -> None:
+    name, facts = "Backup_20260302_1201Z.zip", {"seq": 3, "created": "2026-03-02T12:01:00+00:00"}
+    await archives.found(TARGET, name, "one", "verified")
+    await archives.listed(TARGET, {name: Known("one", facts=facts)}, [])
+    await archives.found(TARGET, name, "one", "restorable")
+    for lower in ("written", "verified"):
+        await archives.found(TARGET, name, "one", lower)
+        assert (await archives.known(TARGET))[name] == Known("one", "restorable", START, facts)
+    await archives.found(TARGET, name, "one", "damaged")
+    assert (await archives.known(TARGET))[name].evidence == "damaged"
+    await archives.found(TARGET, name, "one", "restorable")
+    await archives.found(TARGET, name, "two", "verified")
+    assert (await archives.known(TARGET))[name].evidence == "verified", "another object of that name"
 
 
 async def test_a_listing_does_not_take_back_evidence_that_was_found_meanwhile(archives: Archives) -> None:

@@ -41,6 +41,7 @@ def archive_lists(draw: st.DrawFn, created: st.SearchStrategy[datetime], *, odd:
             seq=draw(st.integers(0, 12)) if draw(mostly) else None,
             created=draw(created) if draw(mostly) else None,
             verified=draw(mostly),
+            restorable=odd and draw(st.booleans()),
             held=not draw(mostly),
             usable=draw(mostly),
         )
@@ -92,12 +93,17 @@ def oracle(archives: list[Candidate], policy: RetentionSettings, *, now: datetim
         assert archive.created is not None
         newer = [other for other in archives if counts(other) and order(other) > order(archive)]
         keep = archive.held or not newer
+        keep |= archive.restorable and not any(other.restorable for other in newer)
         keep |= policy.keep_last is not None and len(newer) < policy.keep_last
         keep |= policy.keep_within is not None and archive.created >= now - timedelta(days=policy.keep_within)
         for rule in ("keep_daily", "keep_weekly", "keep_monthly", "keep_yearly"):
             number = getattr(policy, rule)
             newer_periods = {period(other, rule) for other in newer}
-            keep |= number is not None and len(newer_periods) < number and period(archive, rule) not in newer_periods
+            mine = period(archive, rule)
+            reached = number is not None and len(newer_periods - {mine}) < number
+            keep |= reached and mine not in newer_periods
+            better = {period(other, rule) for other in newer if other.restorable}
+            keep |= reached and rule != "keep_daily" and archive.restorable and mine not in better
         if not keep:
             gone.add(archive.name)
     return gone
@@ -125,6 +131,34 @@ def test_nothing_that_must_stay_is_removed_and_each_archive_has_a_reason(
     counting = [(archive.seq, archive.name) for archive in archives if counts(archive)]
     if counting:
         assert max(counting)[1] not in removed(verdicts)
+
+
+@settings(UNHURRIED, max_examples=300)
+@given(archives=archive_lists(any_time), policy=policies(), clock=clocks)
+def test_the_newest_restorable_archive_stays_and_what_drills_have_found_never_makes_an_archive_go(
+    archives: list[Candidate], policy: RetentionSettings, clock: dict[str, Any]
+) -> None:
+    gone = removed(decide(archives, policy, **clock))
+    undrilled = [replace(archive, restorable=False) for archive in archives]
+    assert gone <= removed(decide(undrilled, policy, **clock))
+    restorable = [(archive.seq, archive.name) for archive in archives if counts(archive) and archive.restorable]
+    if restorable:
+        assert max(restorable)[1] not in gone
+
+
+@settings(UNHURRIED, max_examples=300)
+@given(archives=archive_lists(past), policy=policies(), zone=st.sampled_from(ZONES), data=st.data())
+def test_one_more_drill_removes_nothing_but_what_only_its_evidence_kept(
+    archives: list[Candidate], policy: RetentionSettings, zone: str, data: st.DataObject
+) -> None:
+    """A drill of one archive lets go at most archives that stayed for having been drilled before."""
+    if not archives:
+        return
+    drilled = data.draw(st.sampled_from([archive.name for archive in archives]))
+    after = [replace(archive, restorable=archive.restorable or archive.name == drilled) for archive in archives]
+    clock: dict[str, Any] = {"now": NOW, "timezone": zone}
+    newly = removed(decide(after, policy, **clock)) - removed(decide(archives, policy, **clock))
+    assert newly <= {archive.name for archive in archives if archive.restorable}
 
 
 @settings(UNHURRIED, max_examples=300)

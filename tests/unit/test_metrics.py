@@ -116,9 +116,9 @@ def test_running_jobs_are_counted_by_kind_and_one_that_never_ran_is_none_less(me
 
 
 def test_archives_are_told_by_target_and_what_is_gone_is_gone(metrics: Metrics) -> None:
-    metrics.archives("a", {"verified": 2, "damaged": 1}, NOON, 12)
-    metrics.archives("b", {"damaged": 3}, None, 3)
-    metrics.archives("a", {"verified": 1}, NOON, 8)
+    metrics.archives("a", {"verified": 2, "damaged": 1}, NOON, None, 12)
+    metrics.archives("b", {"damaged": 3}, None, None, 3)
+    metrics.archives("a", {"verified": 1}, NOON, NOON, 8)
     assert value(metrics, "archives", target="a", evidence="verified") == 1
     assert value(metrics, "archives", target="a", evidence="damaged") is None
     assert value(metrics, "archives", target="b", evidence="damaged") == 3
@@ -144,7 +144,7 @@ def test_target_and_schedule_are_told(metrics: Metrics) -> None:
 
 def test_no_label_has_a_secret(metrics: Metrics) -> None:
     remember("canary-Zx81")
-    metrics.archives("s3://canary-Zx81@x", {"verified": 1}, NOON, 1)
+    metrics.archives("s3://canary-Zx81@x", {"verified": 1}, NOON, None, 1)
     metrics.target_up("s3://canary-Zx81@x", True)
     assert b"canary" not in metrics.text()
     assert value(metrics, "target_up", target="s3://***@x") == 1
@@ -159,7 +159,7 @@ def test_two_are_apart() -> None:
 def filled(metrics: Metrics) -> Metrics:
     """Fill every metric, so that all are told."""
     metrics.job_ended(ended())
-    metrics.archives("a", {"verified": 2}, NOON, 12)
+    metrics.archives("a", {"verified": 2}, NOON, None, 12)
     metrics.target_up("a", True)
     return metrics
 

@@ -40,6 +40,34 @@ def one_a_day(count: int) -> list[Candidate]:
     return [archive(n, NOW - (count - n) * DAY - HOUR) for n in range(1, count + 1)]
 
 
+def test_a_week_keeps_its_newest_archive_and_its_newest_restorable_one_a_day_does_not() -> None:
+    archives = [
+        archive(1, "2026-11-16T02:30", restorable=True),
+        archive(2, "2026-11-17T02:30", restorable=True),
+        archive(3, "2026-11-18T02:30"),
+        archive(4, "2026-11-22T02:30"),
+        archive(5, "2026-11-24T02:30", restorable=True),
+        archive(6, "2026-11-24T14:30"),
+    ]
+    assert told(archives, policy(keep_weekly=2)) == [
+        (False, "no rule keeps it"),
+        (True, "newest restorable of week 2026-W47"),
+        (False, "no rule keeps it"),
+        (True, "newest of week 2026-W47 (2 of 2)"),
+        (True, "newest restorable of week 2026-W48"),
+        (True, "newest of week 2026-W48 (1 of 2)"),
+    ]
+    assert kept(archives, policy(keep_daily=2)) == [4, 5, 6], "and the newest restorable one, whatever the rules"
+
+
+def test_the_newest_restorable_archive_is_kept_however_old_it_is() -> None:
+    archives = [replace(each, restorable=each.seq in (1, 2)) for each in one_a_day(30)]
+    assert kept(archives, policy(keep_last=3)) == [2, 28, 29, 30]
+    assert told(archives, policy(keep_last=3))[1] == (True, "the newest restorable archive is always kept")
+    unusable = [replace(each, usable=each.seq != 2) for each in archives]
+    assert kept(unusable, policy(keep_last=3)) == [1, 2, 28, 29, 30], "one that is damaged since is not the last"
+
+
 def test_an_empty_policy_is_refused_in_plain_words() -> None:
     with pytest.raises(ValidationError) as caught:
         policy()
