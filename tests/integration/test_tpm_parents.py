@@ -138,13 +138,7 @@ async def test_an_endorsement_password_only_costs_the_better_error(software_tpm:
 async def test_a_tpm_in_lockout_still_seals_and_opens(software_tpm: SoftwareTpm, tools: Tools) -> None:
     gate = TpmGate(software_tpm.tcti)
     key, slot = await sealed(gate)
-    tools("createprimary", "-C", "o", "-c", "primary")
-    (tools.directory / "secret").write_bytes(b"x")
-    tools("create", "-C", "primary", "-i", "secret", "-p", "right", "-u", "public", "-r", "private")
-    tools("load", "-C", "primary", "-u", "public", "-r", "private", "-c", "object")
-    for _ in range(4):
-        tools("unseal", "-c", "object", "-p", "wrong", fails=True)
-    tools("unseal", "-c", "object", "-p", "right", fails=True)
+    tools.lock_out()
     told = await describe(gate)
     assert told["problem"] is None
     assert told["lockout"]["active"] is True

@@ -113,6 +113,16 @@ class Tools:
         self("createprimary", "-C", "o", "-c", "primary", *arguments)
         self("evictcontrol", "-C", "o", "-c", "primary", handle)
 
+    def lock_out(self) -> None:
+        """Give wrong passwords for something of somebody else's until the TPM refuses the right one too."""
+        self("createprimary", "-C", "o", "-c", "primary")
+        (self.directory / "secret").write_bytes(b"x")
+        self("create", "-C", "primary", "-i", "secret", "-p", "right", "-u", "public", "-r", "private")
+        self("load", "-C", "primary", "-u", "public", "-r", "private", "-c", "object")
+        for _ in range(4):
+            self("unseal", "-c", "object", "-p", "wrong", fails=True)
+        self("unseal", "-c", "object", "-p", "right", fails=True)
+
     def _run(self, *command: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             command, cwd=self.directory, env=self._environment, capture_output=True, timeout=60, check=False

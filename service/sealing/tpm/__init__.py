@@ -3,6 +3,7 @@
     TpmGate                     the way to the TPM: one operation at a time, bounded in time
     TpmPin, read_pin, load_pin, save_pin    which TPM is trusted, since when it was first seen
     TpmRecipient, TpmIdentity   the two ends of service.sealing.slots
+    TpmSigner, open_signer      signatures of this machine (service.sealing.signature)
     describe                    what an operator wants to know about the TPM
 
 Everything that loads libtss2 is imported when a TPM is first used. docs/SECURITY_MODEL.md says what this protects.
@@ -12,5 +13,17 @@ from service.sealing.tpm.doctor import describe
 from service.sealing.tpm.gate import TpmGate
 from service.sealing.tpm.keys import TpmIdentity, TpmRecipient
 from service.sealing.tpm.pin import TpmPin, load_pin, read_pin, save_pin
+from service.sealing.tpm.signing import TpmSigner, open_signer
 
-__all__ = ["TpmGate", "TpmIdentity", "TpmPin", "TpmRecipient", "describe", "load_pin", "read_pin", "save_pin"]
+__all__ = [
+    "TpmGate",
+    "TpmIdentity",
+    "TpmPin",
+    "TpmRecipient",
+    "TpmSigner",
+    "describe",
+    "load_pin",
+    "open_signer",
+    "read_pin",
+    "save_pin",
+]

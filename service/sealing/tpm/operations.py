@@ -21,9 +21,7 @@ _DATA_KEY_BYTES = 32
 
 def wrap(chip: Chip, pin: TpmPin, data_key: bytes, archive_id: bytes) -> TpmSlot:
     """Seal under the pinned key: compared before a session is started, whose secret would else be for anybody."""
-    parent = find_parent(chip, pin.srk_name, pin.srk_public)
-    if parent is None:
-        raise _changed(chip, pin)
+    parent = pinned_parent(chip, pin)
     private, public = seal(chip, parent, data_key)
     return TpmSlot(
         srk_name=parent.name.hex(),
@@ -34,6 +32,14 @@ def wrap(chip: Chip, pin: TpmPin, data_key: bytes, archive_id: bytes) -> TpmSlot
         ek_salted=salted(pin.ek_name, archive_id) if pin.ek_name else None,
         fingerprint=fingerprint(parent.name),
     )
+
+
+def pinned_parent(chip: Chip, pin: TpmPin) -> Parent:
+    """Return the storage key that was pinned. Raises TpmChanged when this TPM has it not (any more)."""
+    parent = find_parent(chip, pin.srk_name, pin.srk_public)
+    if parent is None:
+        raise _changed(chip, pin)
+    return parent
 
 
 def unwrap(chip: Chip, slot: TpmSlot, archive_id: bytes) -> bytes:

@@ -27,7 +27,13 @@ SEALED_ATTRIBUTES = FIXED_TPM | FIXED_PARENT | USER_WITH_AUTH | NO_DA
 """What a sealed data key looks like. fixedTPM and fixedParent mean that only the TPM itself can have made it; noDA that
 a TPM in lockout still opens it."""
 
+SIGNING_ATTRIBUTES = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | USER_WITH_AUTH | NO_DA | SIGN
+"""What the key looks like that this machine signs with. Not restricted: it signs digests that this service makes."""
+
 _SEALED_HEAD = struct.pack(">HHIHH", _KEYED_HASH, 0x000B, SEALED_ATTRIBUTES, 0, 0x0010)  # no policy, scheme NULL
+# No policy, no symmetric cipher, ECDSA with SHA-256, NIST P-256, no key derivation.
+_SIGNING_HEAD = struct.pack(">HHIHHHHHH", _ECC, 0x000B, SIGNING_ATTRIBUTES, 0, 0x0010, 0x0018, 0x000B, 0x0003, 0x0010)
+_P256_BYTES = 32
 _FINGERPRINT_LABEL = b"deviceon-backup/v1/tpm-fingerprint"
 
 
@@ -64,6 +70,27 @@ def require_sealed_object(public: bytes) -> None:
     unique = struct.pack(">H", 32)
     if public[2 : 2 + len(_SEALED_HEAD)] != _SEALED_HEAD or public[14:16] != unique or len(public) != 48:
         raise BadPublicArea("it is not made the way this service makes it")
+
+
+def signing_point(public: bytes) -> tuple[int, int]:
+    """Return the point of a signing key. Raises BadPublicArea unless only the TPM can have made it, as `signing` does.
+
+    Whether the point is on the curve is not looked at.
+    """
+    _head(public)
+    if public[2 : 2 + len(_SIGNING_HEAD)] != _SIGNING_HEAD:
+        raise BadPublicArea("it is no signing key that is made the way this service makes it")
+    rest = public[2 + len(_SIGNING_HEAD) :]
+    point = []
+    for _ in range(2):
+        size = int.from_bytes(rest[:2], "big")
+        if len(rest) < 2 + size or not 0 < size <= _P256_BYTES:
+            raise BadPublicArea("its point is cut short")
+        point.append(int.from_bytes(rest[2 : 2 + size], "big"))
+        rest = rest[2 + size :]
+    if rest:
+        raise BadPublicArea("bytes follow it")
+    return point[0], point[1]
 
 
 def fingerprint(srk_name: bytes) -> str:
