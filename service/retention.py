@@ -6,9 +6,9 @@
 * A held archive is kept, and counts like any other: putting a hold on one, or lifting it, changes nothing for the rest.
 * The newest verified archive is always kept.
 * An archive that a drill has restored is verified and more. The newest of them is always kept. A week, month or year
-  that a rule keeps by its newest archive keeps its newest restorable one as well, when that is another: in the long run,
-  one that is known to restore is worth more than one that is some days newer, but never takes its place. So evidence
-  only ever makes more archives stay.
+  that a rule keeps by its newest archive keeps its newest restorable one as well, when that is another: in the long
+  run, one that is known to restore is worth more than one that is some days newer, but never takes its place. So
+  evidence only ever makes more archives stay.
 * Rules that go by a clock (all but `keep_last`) are suspended while the clock is in doubt. Which archives they would
   keep by the right time is then unknown, so a policy that has one removes nothing at all; a policy of `keep_last` alone
   goes on. So nothing is removed in doubt that would be kept by the right time.
