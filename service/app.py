@@ -87,7 +87,14 @@ async def _assembled(file: ConfigFile, database: Database, clock: Callable[[], d
     hub.seq += UNREMEMBERED_EVENTS if hub.seq else 0
     announcer = Announcer(hub, history)
     app = App(file, clock, boot_id, clock(), hub, history, values, archives, stored, PendingCopies(values), announcer)
-    work = Work(app.config, archives, app.pending, clock, lambda: app.scheduler.clock_suspect)
+    work = Work(
+        app.config,
+        archives,
+        app.pending,
+        clock,
+        lambda: app.scheduler.clock_suspect,
+        lambda job: app.jobs.opening(job.id),
+    )
     app.jobs = Jobs(history, announcer, work, lambda: app.file.service, clock)
     app.scheduler = Scheduler(
         app.jobs,

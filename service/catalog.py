@@ -11,7 +11,7 @@ from typing import Any
 
 from service.archive.names import parse_archive_name
 from service.config import Config
-from service.errors import ArchiveError, DamagedSlot, NotAuthentic
+from service.errors import ArchiveError, DamagedSlot, NotAuthentic, PinRequired, SealError
 from service.keys import identities
 from service.ledger import Evidence, Known, Ledger, NoLedger
 from service.pipeline.unpack import ArchiveReader, peek
@@ -153,6 +153,17 @@ async def opened(config: Config, archive: str) -> AsyncIterator[ArchiveReader]:
     """Open an archive for reading what is inside. Raises ArchiveError, SealError, StorageError."""
     async with locate(config, archive) as (target, name):
         yield await ArchiveReader.open(target, name, identities(config))
+
+
+async def needs_pin(config: Config, archive: str) -> bool:
+    """Tell whether the archive opens here with a restore PIN only, and none was given."""
+    try:
+        async with opened(config, archive):
+            return False
+    except PinRequired:
+        return True
+    except (ArchiveError, SealError, StorageError):
+        return False  # whoever opens it next is told
 
 
 async def verify(config: Config, archive: str, *, progress: Progress, ledger: Ledger | None = None) -> ArchiveReader:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from service import strict_yaml
 from service.config_monitoring import DeadManSettings, HttpSettings, LogSettings, NotificationSettings
@@ -27,6 +27,7 @@ from service.config_problems import describe
 from service.config_sources import AnySource, SourceSettings
 from service.config_types import AbsolutePath, Settings, Word
 from service.errors import ConfigError
+from service.opening import NOTHING, Opening
 from service.retention import RetentionSettings
 from service.schedule import ScheduleSettings
 from service.secret import read_secret
@@ -246,6 +247,18 @@ class Config(ConfigFile):
     """Everything that a job needs: the file's settings and the System Backup settings, with a target in any case."""
 
     target: TargetSettings
+    _opening: Opening = PrivateAttr(default=NOTHING)
+
+    @property
+    def opening(self) -> Opening:
+        """Return what somebody gave to open archives with; no setting, so no dump, repr or schema has it."""
+        return self._opening
+
+    def opened_with(self, opening: Opening) -> Self:
+        """Return the configuration for somebody who gave this to open archives with."""
+        copy = self.model_copy()
+        copy._opening = opening
+        return copy
 
     @property
     def targets(self) -> list[TargetSettings]:

@@ -15,6 +15,9 @@
     │   ├── WrongTpm                another machine's TPM
     │   ├── TpmCleared              the same chip, but its storage seed changed
     │   ├── TpmChanged              not the TPM that was pinned when this service was set up
+    │   ├── PinRequired             it opens with the restore PIN only, and none was given
+    │   ├── PinWrong                the restore PIN that was given is not the one
+    │   ├── PinUnusable             the restore PIN of this machine cannot be used: it belongs to another TPM
     │   └── DamagedSlot             the right TPM refuses this key slot
     ├── RestoreError
     │   ├── RestoreRefused          obstacles found before anything was touched; carries them
@@ -134,6 +137,28 @@ class TpmChanged(SealError):
     """This TPM is not the one that was pinned when the service was set up."""
 
     code = "TPM_CHANGED"
+
+
+class PinRequired(SealError):
+    """The key opens with the restore PIN only, and none was given."""
+
+    code = "PIN_REQUIRED"
+
+
+class PinWrong(SealError):
+    """The restore PIN is wrong. The TPM has counted the try; `tries_left` until it locks, None when it does not say."""
+
+    code = "PIN_WRONG"
+
+    def __init__(self, message: str, *, tries_left: int | None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.tries_left = tries_left
+
+
+class PinUnusable(SealError):
+    """The restore PIN that was set on this machine cannot be used: another TPM has it, or its file is damaged."""
+
+    code = "PIN_UNUSABLE"
 
 
 class DamagedSlot(SealError):

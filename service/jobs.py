@@ -18,6 +18,7 @@ from service.errors import JobRefused, NotFound, ServiceError, TooLate
 from service.failure import as_json, expected
 from service.job import Job, JobKind, JobOrigin, JobState
 from service.log import current_job
+from service.opening import NOTHING, Opening
 from service.progress import Progress
 from service.state import History
 from service.state.history import Request
@@ -87,6 +88,11 @@ class Jobs:
     _more: asyncio.Event = field(default_factory=asyncio.Event)
     _submitting: asyncio.Lock = field(default_factory=asyncio.Lock)
     _running: _Running | None = None
+    _openings: dict[str, Opening] = field(default_factory=dict, repr=False)
+
+    def opening(self, identifier: str) -> Opening:
+        """Return what was given to open archives with for a job that waits or runs; it is nowhere but here."""
+        return self._openings.get(identifier, NOTHING)
 
     @property
     def active(self) -> Job | None:
@@ -107,8 +113,11 @@ class Jobs:
         scheduled_for: datetime | None = None,
         request: Request | None = None,
         values: Mapping[str, Any] | None = None,
+        opening: Opening = NOTHING,
     ) -> Job:
         """Queue a job; it is remembered, with `values`, before this returns. Raises JobRefused when too many wait.
+
+        `opening` is kept in memory until the job ends.
 
         A request that was made before, by its idempotency key, gets the job that it got then.
         """
@@ -118,6 +127,7 @@ class Jobs:
             job = self._new(kind, params, origin, scheduled_for)
             added = await self.history.add_job(job, request=request, values=values)
             if added.id == job.id:
+                self._openings[job.id] = opening
                 self._queue.append(job)
                 self._more.set()
                 await self.announcer.tell("job.queued", job.as_json(), job_id=job.id)
@@ -145,9 +155,12 @@ class Jobs:
                 await self._more.wait()
             await self._run(self._queue.popleft(), Progress())
 
-    async def run_now(self, kind: JobKind, params: Mapping[str, Any], progress: Progress) -> Job:
+    async def run_now(
+        self, kind: JobKind, params: Mapping[str, Any], progress: Progress, *, opening: Opening = NOTHING
+    ) -> Job:
         """Do one job while the caller waits; return it ended. When cancelled, it is stopped in good order first."""
         job = await self.history.add_job(self._new(kind, params, "command line", None))
+        self._openings[job.id] = opening
         return await self._run(job, progress)
 
     async def cancel(self, identifier: str) -> Job:
@@ -284,6 +297,7 @@ class Jobs:
         )
 
     async def _end(self, job: Job, state: JobState, *, result: Result | None = None, error: Any = None) -> Job:
+        self._openings.pop(job.id, None)
         job = job.but(state=state, ended=self.clock(), result=result, error=error)
         try:
             await to_the_end(self.announcer.job(job))

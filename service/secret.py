@@ -29,14 +29,16 @@ _lock = threading.Lock()
 _remembered: OrderedDict[str, re.Pattern[str]] = OrderedDict()
 
 
-def read_secret(what: str, *, file: Path | None = None, env: str | None = None) -> str | None:
+def read_secret(what: str, *, file: Path | None = None, env: str | None = None, remembered: bool = True) -> str | None:
     """Return the secret from `file`, else from the environment variable `env`; None when neither is given.
+
+    `remembered`: let `redact` know of it. Not for a PIN: so short a text stands in dates and sizes too.
 
     One line end at the end of a file is not part of the secret, since editors and `echo` add it.
     Raises ConfigError when the place that was named has no secret: falling back to none would hide a mistake.
     """
     if file is not None:
-        return _from_file(what, file)
+        return _from_file(what, file, remembered=remembered)
     if env is not None:
         value = os.environ.get(env)
         if not value:
@@ -44,11 +46,11 @@ def read_secret(what: str, *, file: Path | None = None, env: str | None = None) 
                 f"the environment variable {env}, which should hold the {what}, is not set",
                 hint=f"Set {env} for this service, or name a file with the {what} instead.",
             )
-        return remember(value)
+        return remember(value) if remembered else value
     return None
 
 
-def _from_file(what: str, file: Path) -> str:
+def _from_file(what: str, file: Path, *, remembered: bool) -> str:
     try:
         with file.open("rb") as handle:
             data = handle.read(MAX_SECRET_BYTES + 1)
@@ -69,7 +71,7 @@ def _from_file(what: str, file: Path) -> str:
     text = text.removesuffix("\n").removesuffix("\r")
     if not text:
         raise ConfigError(f"{file}, which should hold the {what}, is empty", hint=f"Write the {what} into it.")
-    return remember(text)
+    return remember(text) if remembered else text
 
 
 def remember(secret: str) -> str:

@@ -17,6 +17,7 @@ from service.errors import ConfigError, ServiceError, StateError
 from service.holding import delete
 from service.job import Job
 from service.jobs import Partial, Result
+from service.opening import Opening
 from service.pending_copies import PendingCopies
 from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
@@ -34,7 +35,8 @@ Then = Callable[[BackupResult], Awaitable[list[ServiceError | StorageError]]]
 class Work:
     """Does jobs with the configuration in force when each begins.
 
-    `clock_suspect` tells whether the clock may have been set; pruning by age waits then.
+    `clock_suspect` tells whether the clock may have been set; pruning by age waits then. `opening` tells what was given
+    for a job to open archives with.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class Work:
         pending: PendingCopies,
         clock: Callable[[], datetime],
         clock_suspect: Callable[[], bool],
+        opening: Callable[[Job], Opening],
     ) -> None:
         self._config = config
         self._archives = archives
         self._pending = pending
         self._clock = clock
         self._clock_suspect = clock_suspect
+        self._opening = opening
 
     async def __call__(self, job: Job, progress: Progress) -> Result:
         """Do a job; its result is JSON values. Raises ServiceError, StorageError, Partial."""
@@ -65,7 +69,7 @@ class Work:
             "delete": self._delete,
             "settle": self._settle,
         }
-        return await kinds[job.kind](self._config(), job.params, progress)
+        return await kinds[job.kind](self._config().opened_with(self._opening(job)), job.params, progress)
 
     async def _backup(
         self, config: Config, _: dict[str, Any], progress: Progress, *, then: Then | None = None

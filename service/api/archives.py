@@ -48,7 +48,7 @@ class ArchiveMethods(Family):
             return Inspection.of(seen.info, seen.header, seen.footer, None, closed=str(error))
 
     @method("archive.verify", admin=True)
-    async def verify(self, params: p.ArchiveJob) -> Job:
+    async def verify(self, params: p.ArchiveVerify) -> Job:
         """Queue the reading and authenticating of every byte of an archive."""
         return await self.context.submit("verify", "archive.verify", params)
 

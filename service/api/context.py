@@ -24,6 +24,9 @@ from service.state.history import Request
 
 T = TypeVar("T")
 
+SECRET = frozenset(p.Opened.model_fields)
+"""Parameters that are never remembered."""
+
 
 @dataclass(slots=True)
 class Context:
@@ -53,11 +56,13 @@ class Context:
 
     async def submit(self, kind: JobKind, name: str, params: p.Mutation) -> Job:
         """Queue a job for the request `name`. Raises JobRefused, ConfigError."""
-        given = params.model_dump(exclude={"idempotency_key"})
+        given = params.model_dump(exclude={"idempotency_key", *SECRET})
         config = self.config()  # a job that cannot even find its target is refused at once
         for url in filter(None, (given.get("target"), given.get("source"))):
             config.at(url)
-        return await self.jobs.submit(kind, given, origin="socket", request=_request(name, params))
+        return await self.jobs.submit(
+            kind, given, origin="socket", request=_request(name, params), opening=p.opening(params)
+        )
 
     async def once(self, name: str, params: p.Mutation, do: Callable[[], Awaitable[T]], *, again: Callable[[], T]) -> T:
         """Do something, unless the same request was answered before: then return what `again` gives."""
@@ -90,5 +95,5 @@ def _request(name: str, params: p.Mutation) -> Request | None:
     if params.idempotency_key is None:
         return None
     # Only what was given: to leave a setting as it is and to take it away are two requests.
-    given = params.model_dump(mode="json", exclude={"idempotency_key"}, exclude_unset=True)
+    given = params.model_dump(mode="json", exclude={"idempotency_key", *SECRET}, exclude_unset=True)
     return Request(params.idempotency_key, name, given)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from service.api.registry import Params
 from service.job import JobKind, JobState
+from service.opening import NOTHING, Opening
 
 Key = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
 Name = Annotated[str, Field(pattern=r"^Backup_[0-9]{8}_[0-9]{4}Z\.zip$", max_length=30)]
@@ -23,6 +24,20 @@ class OfTarget(Params):
     target: Url | None = None
     """The target's URL, as the configuration has it. When it is left out: the first target; for holds and retention,
     every target."""
+
+
+class Opened(Params):
+    """What it takes to open an archive, beside this machine's TPM. It is never stored, logged or told."""
+
+    pin: Annotated[SecretStr, Field(min_length=1, max_length=128)] | None = None
+    """The restore PIN, when the archive was made with one."""
+
+
+def opening(params: Params) -> Opening:
+    """Return what was given to open an archive with."""
+    if not isinstance(params, Opened):
+        return NOTHING
+    return Opening(pin=None if params.pin is None else params.pin.get_secret_value())
 
 
 class Nothing(Params):
@@ -107,6 +122,10 @@ class ArchiveJob(Mutation, OfTarget):
     """Its name."""
 
 
+class ArchiveVerify(ArchiveJob, Opened):
+    """An archive to read."""
+
+
 class ArchiveHold(Mutation, OfTarget):
     """An archive to hold."""
 
@@ -140,14 +159,14 @@ class RetentionApply(Mutation, OfTarget):
     """Where to remove what no rule keeps; in every target when left out."""
 
 
-class RestorePlanOf(OfTarget):
+class RestorePlanOf(OfTarget, Opened):
     """The archive that would be restored."""
 
     archive: Name
     """Its name."""
 
 
-class RestoreStart(Mutation, OfTarget):
+class RestoreStart(Mutation, OfTarget, Opened):
     """The archive to restore."""
 
     archive: Name

@@ -19,7 +19,7 @@ class RestoreMethods(Family):
     @method("restore.plan", admin=True)
     async def plan(self, params: p.RestorePlanOf) -> RestorePlan:
         """Tell what a restore would replace, and every obstacle in its way. Touches nothing."""
-        config = self.context.config()
+        config = self.context.config().opened_with(p.opening(params))
         return await plan_restore(config, archive_at(config, params.archive, params.target))
 
     @method("restore.start", admin=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli import render
-from service.cli.connection import commander_of, config_for, given, reading_options, run_job
+from service.cli.connection import ask_for_pin, commander_of, config_for, given, reading_options, run_job
 from service.cli.options import Shared, emit, json_option, shared_options, target_option
 from service.cli.running import run
 from service.terminal import plain, reporting
@@ -88,12 +88,12 @@ async def _inspected(config: Config, archive: str) -> dict[str, Any]:
 @click.pass_obj
 def verify(shared: Shared, /, archive: str, **options: Any) -> None:
     """Read every byte of an archive and authenticate it."""
-    config = config_for(shared, archive, options)
+    config = ask_for_pin(shared, config_for(shared, archive, options), archive)
     if "/" in archive or given(options):
         with reporting(quiet=shared.quiet) as progress:
             found = run(_verified(config, archive, progress))
     else:
-        found = run_job(shared, "archive.verify", archive=archive)
+        found = run_job(shared, "archive.verify", archive=archive, opening=config.opening)
     if shared.json:
         emit(found)
     else:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from service.cli.failures import Interrupted
 from service.client import Client, ConnectionLost, RemoteError
 from service.errors import ConfigError, ServiceError
+from service.opening import NOTHING, Opening
 from service.progress import Progress
 from storage_backends.base import StorageError
 
@@ -42,8 +43,13 @@ class Commander(Protocol):
     async def call(self, method: str, /, **params: Any) -> Any:
         """Return a method's result as JSON values. Raises ServiceError, StorageError."""
 
-    async def job(self, method: str, params: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        """Start a job, wait for its end, and return it as JSON values. When cancelled, the job is cancelled first."""
+    async def job(
+        self, method: str, params: dict[str, Any], progress: Progress, opening: Opening = NOTHING
+    ) -> dict[str, Any]:
+        """Start a job, wait for its end, and return it as JSON values. When cancelled, the job is cancelled first.
+
+        `opening` is for a method that opens an archive.
+        """
         ...
 
 
@@ -103,11 +109,13 @@ class _There:
     async def call(self, method: str, /, **params: Any) -> Any:
         return await self._client.call(method, **params)
 
-    async def job(self, method: str, params: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    async def job(
+        self, method: str, params: dict[str, Any], progress: Progress, opening: Opening = NOTHING
+    ) -> dict[str, Any]:
         events = self._client.events()
         async with contextlib.aclosing(events):
             await anext(events)  # subscribed, so that nothing of the job is missed
-            job: dict[str, Any] = await self._client.call(method, **params)
+            job: dict[str, Any] = await self._client.call(method, **params, **opening.as_params())
             active = (await self._client.call("system.info"))["active"]
             first = (
                 f"; {active['kind']} {active['id']} has to end first" if active and active["id"] != job["id"] else ""
@@ -179,5 +187,7 @@ class _Here:
                 raise error.__cause__ from None
             raise ConfigError(error.message, hint=error.hint) from error
 
-    async def job(self, method: str, params: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        return (await self._app.jobs.run_now(JOBS[method], params, progress)).as_json()
+    async def job(
+        self, method: str, params: dict[str, Any], progress: Progress, opening: Opening = NOTHING
+    ) -> dict[str, Any]:
+        return (await self._app.jobs.run_now(JOBS[method], params, progress, opening=opening)).as_json()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -13,6 +14,7 @@ import click
 from service.cli.failures import result_of
 from service.cli.options import Shared
 from service.cli.running import run
+from service.opening import NOTHING, Opening
 from service.terminal import reporting
 
 if TYPE_CHECKING:
@@ -25,6 +27,12 @@ R = TypeVar("R")
 _TCTI = click.option("--tcti", metavar="TCTI", help="How the TPM is reached. [default: device:/dev/tpmrm0]")
 _STATE_DIR = click.option(
     "--state-dir", metavar="DIR", type=click.Path(path_type=Path), help="This service's own state."
+)
+_PIN_FILE = click.option(
+    "--pin-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The restore PIN of an archive that has one; else it is asked for.",
 )
 _SERVER = (
     click.option("--pg-host", metavar="HOST", help="PostgreSQL host or socket directory. [env: PGHOST]"),
@@ -47,7 +55,7 @@ _SERVER = (
 
 def reading_options(command: Callable[P, R]) -> Callable[P, R]:
     """Add what it takes to open an archive."""
-    return _TCTI(command)
+    return _TCTI(_PIN_FILE(command))
 
 
 def settling_options(command: Callable[P, R]) -> Callable[P, R]:
@@ -57,7 +65,7 @@ def settling_options(command: Callable[P, R]) -> Callable[P, R]:
 
 def restoring_options(command: Callable[P, R]) -> Callable[P, R]:
     """Add what it takes to restore."""
-    for option in (_STATE_DIR, _TCTI, *reversed(_SERVER)):
+    for option in (_PIN_FILE, _STATE_DIR, _TCTI, *reversed(_SERVER)):
         command = option(command)
     return command
 
@@ -66,12 +74,36 @@ def config_for(shared: Shared, archive: str, options: dict[str, Any]) -> Config:
     """Return the configuration to read or restore `archive` with. Raises ConfigError."""
     from service.config_for_archive import Given, choose  # noqa: PLC0415 - models take time to import
 
-    return choose(shared.config, archive, Given(**options), os.environ)
+    config = choose(shared.config, archive, Given(**_settings(options)), os.environ)
+    return config.opened_with(_opening(options))
 
 
 def given(options: dict[str, Any]) -> bool:
     """Tell whether any option was given that only this process can obey, not a service."""
-    return any(value is not None for value in options.values())
+    return any(value is not None for value in _settings(options).values())
+
+
+def ask_for_pin(shared: Shared, config: Config, archive: str) -> Config:
+    """Return the configuration with the restore PIN, which somebody is asked for when the archive needs one."""
+    from service.catalog import needs_pin  # noqa: PLC0415
+
+    if config.opening.pin is not None or not shared.interactive or not run(needs_pin(config, archive)):
+        return config
+    return config.opened_with(replace(config.opening, pin=click.prompt("Restore PIN", hide_input=True, err=True)))
+
+
+_OPENING = frozenset({"pin_file"})
+
+
+def _settings(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in _OPENING}
+
+
+def _opening(options: dict[str, Any]) -> Opening:
+    from service.secret import read_secret  # noqa: PLC0415
+
+    pin = read_secret("restore PIN", file=options.get("pin_file"), remembered=False)
+    return Opening(pin=pin)
 
 
 def configuration(shared: Shared, *, complete: bool = True) -> ConfigFile | None:
@@ -117,13 +149,13 @@ def call(shared: Shared, method: str, /, **params: Any) -> Any:
     return run(called())
 
 
-def run_job(shared: Shared, method: str, /, **params: Any) -> dict[str, Any]:
+def run_job(shared: Shared, method: str, /, *, opening: Opening = NOTHING, **params: Any) -> dict[str, Any]:
     """Have a job done, with its progress on the terminal, and return its result. Raises ServiceError, StorageError."""
     with reporting(quiet=shared.quiet) as progress:
 
         async def done() -> dict[str, Any]:
             async with commander_of(shared) as commander:
-                return await commander.job(method, params, progress)
+                return await commander.job(method, params, progress, opening)
 
         return result_of(run(done()))
 
@@ -139,6 +171,6 @@ def run_job_with(
 
         async def done() -> dict[str, Any]:
             async with commanding(config, shared.socket, here=elsewhere) as commander:
-                return await commander.job(method, params, progress)
+                return await commander.job(method, params, progress, config.opening)
 
         return result_of(run(done()))

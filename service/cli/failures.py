@@ -39,6 +39,7 @@ TABLE: tuple[tuple[str, Exit], ...] = (
     ("SEAL_NOT_AUTHENTIC", Exit.ARCHIVE),  # the key is right, so it is the archive that is not
     ("SEAL", Exit.SEALING),
     ("TPM", Exit.SEALING),
+    ("PIN", Exit.SEALING),
     ("ARCHIVE", Exit.ARCHIVE),
     ("SOURCE", Exit.SOURCE),
     ("JOB_REFUSED", Exit.BUSY),
@@ -100,7 +101,7 @@ def exit_code(code: str) -> Exit:
 def refusal_code(obstacles: Iterable[Obstacle]) -> Exit:
     """Return the exit code for obstacles: refused, unless it is the archive's key that cannot be had."""
     codes = [obstacle.code for obstacle in obstacles]
-    if len(codes) == 1 and codes[0].startswith(("TPM", "SEAL")):
+    if len(codes) == 1 and codes[0].startswith(("TPM", "SEAL", "PIN")):
         return exit_code(codes[0])
     return Exit.REFUSED
 

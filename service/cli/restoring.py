@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.cli import failures, render
-from service.cli.connection import config_for, config_for_settling, restoring_options, run_job_with, settling_options
+from service.cli.connection import (
+    ask_for_pin,
+    config_for,
+    config_for_settling,
+    restoring_options,
+    run_job_with,
+    settling_options,
+)
 from service.cli.failures import Exit
 from service.cli.options import Shared, emit, json_option, shared_options
 from service.cli.running import run
@@ -40,7 +47,7 @@ def restore(
     as it was.
     """
     shared: Shared = ctx.obj
-    config = _with_version(shared, config_for(shared, archive, options))
+    config = _with_version(shared, ask_for_pin(shared, config_for(shared, archive, options), archive))
     allowed = frozenset(allow)
     if plan_only:
         ctx.exit(_show_plan(config, archive, allowed, as_json=shared.json))

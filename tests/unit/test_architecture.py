@@ -29,6 +29,7 @@ LAYERS: list[tuple[str, ...]] = [
         "service.config_types",
         "service.state_directory",
         "service.job",
+        "service.opening",
         "service.ledger",
         "service.events",
         "service.client",

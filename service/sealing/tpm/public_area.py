@@ -30,10 +30,13 @@ a TPM in lockout still opens it."""
 SIGNING_ATTRIBUTES = FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | USER_WITH_AUTH | NO_DA | SIGN
 """What the key looks like that this machine signs with. Not restricted: it signs digests that this service makes."""
 
-_SEALED_HEAD = struct.pack(">HHIHH", _KEYED_HASH, 0x000B, SEALED_ATTRIBUTES, 0, 0x0010)  # no policy, scheme NULL
+PIN_ATTRIBUTES = FIXED_TPM | FIXED_PARENT | USER_WITH_AUTH
+"""What a restore PIN looks like. Without noDA: the TPM counts wrong tries, and locks after some."""
+
 # No policy, no symmetric cipher, ECDSA with SHA-256, NIST P-256, no key derivation.
 _SIGNING_HEAD = struct.pack(">HHIHHHHHH", _ECC, 0x000B, SIGNING_ATTRIBUTES, 0, 0x0010, 0x0018, 0x000B, 0x0003, 0x0010)
 _P256_BYTES = 32
+_POLICY_SECRET = 0x151  # TPM_CC_PolicySecret
 _FINGERPRINT_LABEL = b"deviceon-backup/v1/tpm-fingerprint"
 
 
@@ -56,20 +59,26 @@ def require_storage_parent(public: bytes) -> None:
         raise BadPublicArea("it is no storage key that is fixed to its TPM")
 
 
-def require_sealed_object(public: bytes) -> None:
+def pin_policy(pin_public: bytes) -> bytes:
+    """Return the policy "whoever knows the PIN": PolicySecret of the PIN object's name (Part 3, 23.4)."""
+    said = hashlib.sha256(bytes(32) + struct.pack(">I", _POLICY_SECRET) + name_of(pin_public)).digest()
+    return hashlib.sha256(said).digest()  # with an empty policyRef
+
+
+def require_pin_object(public: bytes) -> None:
+    """Raise BadPublicArea unless only the TPM can have made this restore PIN, and it counts wrong tries."""
+    _require_keyed_hash(public, PIN_ATTRIBUTES, policy=b"")
+
+
+def require_sealed_object(public: bytes, *, policy: bytes = b"") -> None:
     """Raise BadPublicArea unless only the TPM can have made this object, and just as `wrap` makes it.
+
+    `policy` is that of the restore PIN, when the archive has one.
 
     An object that somebody makes elsewhere and imports cannot carry fixedTPM or fixedParent. Refusing everything
     without them is what lets a restore trust that its archive was made on this machine.
     """
-    kind, _, attributes = _head(public)
-    if kind != _KEYED_HASH:
-        raise BadPublicArea("it is no sealed data object")
-    if not attributes & FIXED_TPM or not attributes & FIXED_PARENT:
-        raise BadPublicArea("it is not fixed to its TPM, so it may have been made elsewhere")
-    unique = struct.pack(">H", 32)
-    if public[2 : 2 + len(_SEALED_HEAD)] != _SEALED_HEAD or public[14:16] != unique or len(public) != 48:
-        raise BadPublicArea("it is not made the way this service makes it")
+    _require_keyed_hash(public, SEALED_ATTRIBUTES, policy=policy)
 
 
 def signing_point(public: bytes) -> tuple[int, int]:
@@ -98,6 +107,17 @@ def fingerprint(srk_name: bytes) -> str:
     digest = hashlib.sha256(_FINGERPRINT_LABEL + srk_name).digest()
     text = base64.b32encode(digest[:10]).decode()
     return "TPM " + "-".join(text[at : at + 4] for at in range(0, len(text), 4))
+
+
+def _require_keyed_hash(public: bytes, wanted: int, *, policy: bytes) -> None:
+    kind, _, attributes = _head(public)
+    if kind != _KEYED_HASH:
+        raise BadPublicArea("it is no sealed data object")
+    if not attributes & FIXED_TPM or not attributes & FIXED_PARENT:
+        raise BadPublicArea("it is not fixed to its TPM, so it may have been made elsewhere")
+    head = struct.pack(">HHIH", _KEYED_HASH, 0x000B, wanted, len(policy)) + policy + struct.pack(">HH", 0x0010, 32)
+    if public[2 : 2 + len(head)] != head or len(public) != 2 + len(head) + 32:  # scheme NULL, then `unique`
+        raise BadPublicArea("it is not made the way this service makes it")
 
 
 def _head(public: bytes) -> tuple[int, int, int]:
