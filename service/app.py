@@ -23,7 +23,8 @@ from service.config import Config, ConfigFile, complete
 from service.events import Event, EventHub
 from service.jobs import Jobs
 from service.pending_copies import PendingCopies
-from service.scheduler import Scheduler
+from service.schedule import ScheduleSettings
+from service.scheduler import Occasion, Scheduler
 from service.settings import StoredSettings
 from service.state import Archives, Database, History, Values, set_aside
 from service.work import Work
@@ -100,7 +101,7 @@ async def _assembled(file: ConfigFile, database: Database, clock: Callable[[], d
         app.jobs,
         values,
         announcer,
-        lambda: app.file.system_backup(stored.value),
+        [Occasion("backup", lambda: _backup_schedule(app))],
         clock,
         seed=await _installation(values),
     )
@@ -122,6 +123,11 @@ async def _assembled(file: ConfigFile, database: Database, clock: Callable[[], d
         )
     )
     return app
+
+
+def _backup_schedule(app: App) -> ScheduleSettings | None:
+    settings = app.file.system_backup(app.stored.value)
+    return settings.schedule if settings.enabled else None
 
 
 async def _installation(values: Values) -> str:

@@ -12,7 +12,18 @@ from datetime import datetime
 from typing import Any, Literal, Self
 
 JobKind = Literal[
-    "backup", "baseline", "restore", "reset", "rollback", "commit", "verify", "copy", "prune", "delete", "settle"
+    "backup",
+    "baseline",
+    "restore",
+    "reset",
+    "rollback",
+    "commit",
+    "verify",
+    "copy",
+    "drill",
+    "prune",
+    "delete",
+    "settle",
 ]
 """`baseline` is a backup that is held for ever, `reset` returns to it. `settle` is what the service does when it
 starts: it undoes or ends what a crash left."""

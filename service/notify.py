@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Self
 
 from service.config_monitoring import DeadManSettings, NotificationSettings
-from service.job import Job
+from service.job import Job, JobKind
 from service.notify_message import Message, failure_reason, job_message, missed_message
 from service.outbox import Outbox
 from service.secret import redact, safe_environment
@@ -83,11 +83,11 @@ class Notifier:
             on = self._notifications.events
             self._tell(job_message(job, previous, on=on, server=self._server, next_run=next_run))
 
-    def missed(self, scheduled_for: datetime, reason: str, *, next_run: datetime | None = None) -> None:
-        """Tell that a scheduled backup did not take place."""
+    def missed(self, kind: JobKind, scheduled_for: datetime, reason: str, *, next_run: datetime | None = None) -> None:
+        """Tell that a scheduled job did not take place."""
         if self._notifications:
             on = self._notifications.events
-            self._tell(missed_message(scheduled_for, reason, on=on, server=self._server, next_run=next_run))
+            self._tell(missed_message(kind, scheduled_for, reason, on=on, server=self._server, next_run=next_run))
 
     def _tell(self, message: Message | None) -> None:
         if message is not None and not self._messages.put(message):

@@ -35,6 +35,7 @@ _KINDS: dict[JobKind, str] = {
     "commit": "confirmation of a restore",
     "verify": "verification of an archive",
     "copy": "copy of an archive to another target",
+    "drill": "drill of an archive",
     "prune": "removal of old archives",
     "delete": "removal of an archive",
     "settle": "tidying up after a crash",
@@ -96,13 +97,19 @@ def job_message(
 
 
 def missed_message(
-    scheduled_for: datetime, reason: str, *, on: Collection[NotifyOn], server: str, next_run: datetime | None = None
+    kind: JobKind,
+    scheduled_for: datetime,
+    reason: str,
+    *,
+    on: Collection[NotifyOn],
+    server: str,
+    next_run: datetime | None = None,
 ) -> Message | None:
-    """Return what to say of a scheduled backup that did not take place; None when that is not in `on`."""
+    """Return what to say of a scheduled job that did not take place; None when that is not in `on`."""
     if "missed" not in on:
         return None
-    lines = ["A scheduled backup did not take place.", "", f"Server: {server}", f"Due: {_time(scheduled_for)}"]
-    return _message(f"{server}: backup missed", [*lines, f"Reason: {reason}"], "missed", next_run)
+    lines = [f"A scheduled {kind} did not take place.", "", f"Server: {server}", f"Due: {_time(scheduled_for)}"]
+    return _message(f"{server}: {kind} missed", [*lines, f"Reason: {reason}"], "missed", next_run)
 
 
 def failure_reason(job: Job) -> str:

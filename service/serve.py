@@ -20,7 +20,7 @@ from service.config import Config, ConfigFile, Person, require_consistent
 from service.config_monitoring import address
 from service.errors import ConfigError, JobRefused, ServiceError
 from service.http import status_server
-from service.job import ENDED, Job
+from service.job import ENDED, Job, JobKind
 from service.jobs import Stuck
 from service.ledger import PROVEN, Evidence
 from service.metrics import Metrics
@@ -154,10 +154,11 @@ class _Service:
             with _logged("telling of what was interrupted"):
                 self._notify(job, await self._previous(job))
         with _logged("making up for what was interrupted"):
-            backups = await self.app.history.jobs(limit=50, kinds=["backup"])
-            last = next((job for job in backups if job.scheduled_for is not None), None)
-            if last is not None and last.state == "interrupted":
-                await self.app.scheduler.retry(last)
+            for occasion in self.app.scheduler.occasions:
+                jobs = await self.app.history.jobs(limit=50, kinds=[occasion.kind])
+                last = next((job for job in jobs if job.scheduled_for is not None), None)
+                if last is not None and last.state == "interrupted":
+                    await self.app.scheduler.retry(last)
         self.app.not_ready = None
         self.begun.set()
         try:
@@ -302,8 +303,8 @@ class _Service:
         found = await self.app.history.jobs(limit=1, before=job.id, kinds=[job.kind], states=ended)
         return found[0] if found else None
 
-    def _missed(self, due: datetime, reason: str) -> None:
-        self.notifier.missed(due, reason, next_run=self.app.scheduler.next_run())
+    def _missed(self, kind: JobKind, due: datetime, reason: str) -> None:
+        self.notifier.missed(kind, due, reason, next_run=self.app.scheduler.next_run())
 
     async def _prove_one_more(self) -> None:
         """After a backup, read one archive of which nothing is known here: only verified ones count for retention."""

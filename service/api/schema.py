@@ -56,12 +56,12 @@ _OTHER_EVENTS: dict[str, tuple[str, dict[str, Any]]] = {
         _object(file=_TEXT),
     ),
     "schedule.missed": (
-        "A backup that was due did not begin in time.",
-        _object(due=_TIME, made_up={"type": "boolean"}),
+        "A job that was due by a schedule did not begin in time; `kind` is backup or drill.",
+        _object(kind=_TEXT, due=_TIME, made_up={"type": "boolean"}),
     ),
     "schedule.skipped": (
-        "A backup that was due was left out, since another was at work.",
-        _object(due=_TIME, job_id=_TEXT),
+        "A job that was due by a schedule was left out, since another of its kind was at work.",
+        _object(kind=_TEXT, due=_TIME, job_id=_TEXT),
     ),
     "clock.jumped": (
         "The clock was set, or the machine was off; pruning by age waits for a day.",

@@ -200,7 +200,7 @@ async def test_leaving_sends_what_waits_but_not_for_ever(
     async with http_sink(hang=True) as hanging:
         async with Notifier(to(tmp_path, f"json://{hanging.url}/?rto=60"), None, server="s") as notifier:
             notifier.job_ended(FAILED)
-            notifier.missed(NOON, "the machine was off")
+            notifier.missed("backup", NOON, "the machine was off")
         assert "2 messages were not sent before the service stopped" in caplog.text
         assert children() == []
         notifier.job_ended(FAILED)

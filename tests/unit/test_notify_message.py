@@ -68,7 +68,7 @@ def test_only_what_was_asked_for_is_told_by_its_most_telling_name() -> None:
     assert "Warning: one file was skipped" in recovered.body, "it is not lost in the good news"
     success = job_message(WARNED, ended("failed"), on=["success"], server="s")
     assert success is not None and success.title.endswith("backup succeeded")
-    assert missed_message(DUE, "x", on=["failure"], server="s") is None
+    assert missed_message("backup", DUE, "x", on=["failure"], server="s") is None
 
 
 def test_a_failure_tells_server_times_error_hint_and_what_comes_next() -> None:
@@ -95,7 +95,7 @@ def test_a_success_tells_archive_and_sizes() -> None:
 
 
 def test_a_missed_run_tells_when_and_why() -> None:
-    message = missed_message(DUE, "the machine was off", on=EVERYTHING, server="edge-7", next_run=DUE)
+    message = missed_message("backup", DUE, "the machine was off", on=EVERYTHING, server="edge-7", next_run=DUE)
     assert message is not None
     assert message.title == "edge-7: backup missed"
     assert message.severity == "failure"

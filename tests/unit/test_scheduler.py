@@ -16,11 +16,11 @@ from service.announcer import Announcer
 from service.config import ServiceSettings, SystemBackup
 from service.errors import JobRefused, StateError
 from service.events import EventHub
-from service.job import ENDED, Job
+from service.job import ENDED, Job, JobKind
 from service.jobs import Jobs
 from service.progress import Progress
 from service.schedule import ScheduleSettings, delay, next_run, previous_run
-from service.scheduler import LONGEST_SLEEP, ON_TIME, Scheduler
+from service.scheduler import LONGEST_SLEEP, ON_TIME, Occasion, Scheduler
 from service.state import Database, History, Values
 from tests.service_parts import Clock, until
 
@@ -41,6 +41,7 @@ class Life:
     directory: Path
     clock: Clock = field(default_factory=lambda: Clock(NOON))
     settings: SystemBackup = field(default_factory=SystemBackup)
+    drill: ScheduleSettings | None = None
     missed: list[tuple[datetime, str]] = field(default_factory=list)
     begun: bool = False
 
@@ -51,7 +52,16 @@ class Life:
         service = ServiceSettings()
         self.jobs = Jobs(self.history, announcer, self.work, lambda: service, self.clock)
         self.scheduler = Scheduler(
-            self.jobs, self.values, announcer, lambda: self.settings, self.clock, "seed", self.on_missed
+            self.jobs,
+            self.values,
+            announcer,
+            [
+                Occasion("backup", lambda: self.settings.schedule if self.settings.enabled else None),
+                Occasion("drill", lambda: self.drill),
+            ],
+            self.clock,
+            "seed",
+            self.on_missed,
         )
         await self.scheduler.load()
         self.begun = True
@@ -59,8 +69,9 @@ class Life:
     async def work(self, job: Job, progress: Progress) -> dict[str, Any]:
         return {}
 
-    def on_missed(self, due: datetime, reason: str) -> None:
-        self.missed.append((due, reason))
+    def on_missed(self, kind: JobKind, due: datetime, reason: str) -> None:
+        if kind == "backup":
+            self.missed.append((due, reason))
 
     def kill(self) -> None:
         """End this life as kill -9 does: what was queued is known to the state only."""
@@ -202,7 +213,7 @@ async def test_a_missed_run_is_made_up_for_once_within_catch_up_and_told_as_miss
     await life.restart()
     await life.scheduler.look()
     assert [job.origin for job in await life.backups() if job.state == "interrupted"] == ([origin] if origin else [])
-    told = [] if origin == "schedule" else [{"due": DUE.isoformat(), "made_up": origin is not None}]
+    told = [] if origin == "schedule" else [{"kind": "backup", "due": DUE.isoformat(), "made_up": origin is not None}]
     assert await life.events("schedule.missed") == told
     assert [due for due, _ in life.missed] == ([] if origin else [DUE])
 
@@ -395,11 +406,46 @@ async def test_a_run_is_left_out_and_told_while_another_backup_is_at_work(life: 
     working = await life.jobs.submit("backup", {}, origin="socket")
     await life.look_at(DUE)
     await life.look_at(DUE + timedelta(minutes=1))
-    assert await life.events("schedule.skipped") == [{"due": DUE.isoformat(), "job_id": working.id}]
+    assert await life.events("schedule.skipped") == [{"kind": "backup", "due": DUE.isoformat(), "job_id": working.id}]
     assert life.missed == [(DUE, "another backup was still at work")]
     await life.finish()
     await life.look_at(DUE + timedelta(minutes=2))
     assert await life.due_times() == [(None, "socket")]
+
+
+async def test_drills_have_due_times_of_their_own_that_are_served_missed_and_retried_apart(life: Life) -> None:
+    life.drill = schedule_of({"frequency": "weekly", "weekdays": ["tuesday"], "at": "03:00", "catch_up": 1})
+    await life.scheduler.look()
+    first, week = DUE + timedelta(minutes=30), timedelta(weeks=1)
+    assert (life.scheduler.next_run(), life.scheduler.next_run("drill")) == (DUE, first)
+    await life.look_at(DUE)
+    await life.finish()
+    await life.look_at(first)
+    assert [(job.kind, job.scheduled_for) for job in await life.backups()] == [("backup", DUE), ("drill", first)]
+    life.clock.go(minutes=1)
+    await life.restart()  # it had begun: interrupted, and made up for
+    await life.finish()
+    await life.look_at(first + timedelta(minutes=5))
+    tries = [job for job in await life.backups() if job.kind == "drill"]
+    assert [(job.scheduled_for, job.origin, job.state) for job in tries] == [
+        (first, "schedule", "interrupted"),
+        (first, "catch-up", "succeeded"),
+    ]
+    await life.look_at(first + week + timedelta(hours=2))  # too late for the drill, not for the backup
+    assert {"kind": "drill", "due": (first + week).isoformat(), "made_up": False} in await life.events(
+        "schedule.missed"
+    )
+    assert [job.kind for job in life.jobs.waiting] == ["backup"]
+    assert life.scheduler.next_run("drill") == first + 2 * week
+
+
+async def test_a_drill_at_work_holds_no_backup_up_and_a_backup_no_drill(life: Life) -> None:
+    life.drill = schedule_of(DAILY)
+    await life.scheduler.look()
+    working = await life.jobs.submit("drill", {}, origin="socket")
+    await life.look_at(DUE)
+    assert [job.kind for job in life.jobs.waiting] == ["drill", "backup"]
+    assert await life.events("schedule.skipped") == [{"kind": "drill", "due": DUE.isoformat(), "job_id": working.id}]
 
 
 async def test_other_jobs_do_not_hold_a_backup_up(life: Life) -> None:
@@ -491,23 +537,26 @@ async def step(life: Life, chance: random.Random, current: dict[str, Any]) -> di
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_over_any_sequence_of_events_no_due_time_gets_two_backups(tmp_path: Path, seed: int) -> None:
+async def test_over_any_sequence_of_events_no_due_time_gets_two_jobs_of_a_kind(tmp_path: Path, seed: int) -> None:
     """But for the one retry of a job that was interrupted."""
     chance = random.Random(seed)
     life, current = Life(tmp_path), DAILY
     await life.begin()
     life.use(current)
+    life.drill = schedule_of(HOURLY | {"timezone": "Asia/Kolkata"})
     await life.scheduler.look()
     for _ in range(120):
         current = await step(life, chance, current)
     await life.finish()
     jobs = await life.backups()
-    served: dict[datetime, list[Job]] = {}
+    served: dict[tuple[str, datetime], list[Job]] = {}
     for job in jobs:
         assert job.scheduled_for is not None and job.done
-        served.setdefault(job.scheduled_for, []).append(job)
-    assert len(served) > 5, "hardly anything happened: the walk proves nothing"
-    for due, tries in served.items():
+        served.setdefault((job.kind, job.scheduled_for), []).append(job)
+    for kind in ("backup", "drill"):
+        reached = [due for occasion, due in served if occasion == kind]
+        assert len(reached) > 5, "hardly anything happened: the walk proves nothing"
+    for (_, due), tries in served.items():
         assert len(tries) <= 2, due
         assert sum(job.state != "interrupted" for job in tries) <= 1, due
         assert sum(job.origin == "schedule" for job in tries) <= 1, due
