@@ -1,6 +1,6 @@
 """The configuration: one YAML file, checked in full before anything is done.
 
-    server, sealing, compression, state_dir, sources, service          see docs/CONFIGURATION.md
+    server, sealing, compression, state_dir, sources, restore, service see docs/CONFIGURATION.md
     enabled, target, schedule, retention                               the System Backup settings
 
 The System Backup settings may be left out of the file: they can then be changed while the service runs, and live in
@@ -24,6 +24,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from service import strict_yaml
 from service.config_monitoring import DeadManSettings, HttpSettings, LogSettings, NotificationSettings
 from service.config_problems import describe
+from service.config_restore import RestoreSettings
 from service.config_sources import AnySource, SourceSettings
 from service.config_types import AbsolutePath, Settings, Word
 from service.errors import ConfigError
@@ -214,6 +215,8 @@ class ConfigFile(SystemBackup):
     """Compression of archives."""
     sources: list[AnySource]
     """What is backed up; each item has a `type`."""
+    restore: RestoreSettings = RestoreSettings()
+    """What a restore does around the exchange."""
     service: ServiceSettings = ServiceSettings()
     """The long-running service."""
     http: HttpSettings = HttpSettings()

@@ -22,7 +22,10 @@
     ├── RestoreError
     │   ├── RestoreRefused          obstacles found before anything was touched; carries them
     │   ├── StageFailed             the copy beside the live data could not be made or checked; live data as it was
-    │   └── SwapFailed              exchanging live and staged failed; says what state was reached
+    │   ├── SwapFailed              exchanging live and staged failed; says what state was reached
+    │   ├── HookFailed              a program of the operator's around the exchange failed
+    │   ├── Unhealthy               the restored server did not work
+    │   └── ServerNotStarted        the old state is back, but the server could not be started again
     ├── StateError                  the service's own memory cannot be read or written
     └── JobRefused                  another job is running, or there is nothing to do
         ├── NotFound                what was asked for does not exist
@@ -203,6 +206,24 @@ class SwapFailed(RestoreError):
     """Live and staged data could not be exchanged. The message says which state was reached."""
 
     code = "RESTORE_SWAP_FAILED"
+
+
+class HookFailed(RestoreError):
+    """A program that the configuration names could not be run, failed, or took too long."""
+
+    code = "RESTORE_HOOK_FAILED"
+
+
+class Unhealthy(RestoreError):
+    """The server does not work as the configuration says that it should."""
+
+    code = "RESTORE_UNHEALTHY"
+
+
+class ServerNotStarted(RestoreError):
+    """The state before the restore is back, but the server could not be started again."""
+
+    code = "RESTORE_SERVER_NOT_STARTED"
 
 
 class JobRefused(ServiceError):

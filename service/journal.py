@@ -1,8 +1,10 @@
 """The restore journal: one small file a restore, from which anybody can undo or commit it, also after a crash.
 
     staging     copies are being made beside the live data              -> crash: undo
-    swapping    live and staged are being exchanged                     -> crash: undo
-    swapped     restored; the old state is kept beside                  -> waits for commit or rollback
+    stopping    the stop hook runs; nothing is exchanged                -> crash: start hook, undo
+    swapping    live and staged are being exchanged                     -> crash: stop hook, undo, start hook
+    starting    all is exchanged; start hook and health probe run       -> crash: stop hook, undo, start hook
+    swapped     restored and well; the old state is kept beside         -> waits for commit or rollback
     undoing     the old state is being brought back                     -> crash: undo again
     committing  the old state is being removed                          -> crash: commit again
 
@@ -23,12 +25,16 @@ from service.errors import RestoreError
 from service.sources.base import Record
 from service.state_directory import prepare, remove_file, replace_file
 
-State = Literal["staging", "swapping", "swapped", "undoing", "committing"]
+State = Literal["staging", "stopping", "swapping", "starting", "swapped", "undoing", "committing"]
 
 
 @dataclass(slots=True)
 class Journal:
-    """One restore. `participants` are one object a source: its name, settings, paths to preserve, and its record."""
+    """One restore. `participants` are one object a source: its name, settings, paths to preserve, and its record.
+
+    `hooks_begun`: the server may have been stopped, so that whoever undoes this stops it before and starts it after.
+    `swapped` is the time (UTC, ISO 8601) since which the old state is kept; empty before.
+    """
 
     path: Path
     id: str
@@ -36,6 +42,8 @@ class Journal:
     started: str
     state: State
     participants: list[dict[str, Any]]
+    hooks_begun: bool = False
+    swapped: str = ""
 
     @classmethod
     def begin(cls, state_dir: Path, *, archive: str, started: str) -> Self:
@@ -59,6 +67,8 @@ class Journal:
                 "started": self.started,
                 "state": self.state,
                 "participants": self.participants,
+                "hooks_begun": self.hooks_begun,
+                "swapped": self.swapped,
             }
         )
         # a cancelled caller waits for the write: the next one must not meet it half-way

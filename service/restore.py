@@ -7,6 +7,7 @@ there on the journal says what was about to happen, so that a failure, a crash o
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -17,14 +18,26 @@ from service import sources
 from service.backup import utc_now
 from service.catalog import opened
 from service.config import Config, ConfigFile
-from service.errors import JobRefused, RestoreError, RestoreRefused, SwapFailed
+from service.errors import (
+    HookFailed,
+    JobRefused,
+    RestoreError,
+    RestoreRefused,
+    ServerNotStarted,
+    ServiceError,
+    SwapFailed,
+    Unhealthy,
+)
 from service.exclusive import servers_locked
+from service.hooks import ServerHooks
 from service.journal import Journal, journals
 from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
 from service.restore_plan import plan_for, preserved, require_allowable
 from service.sources.base import PlanItem, Restorer
 from service.state_directory import only_job
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +74,19 @@ async def restore(
             if blocking := [obstacle for obstacle in plan.obstacles if obstacle.code not in allow]:
                 raise RestoreRefused(blocking)
             journal = Journal.begin(config.state_dir, archive=archive, started=started.isoformat())
+            hooks = _hooks(config, journal)
             servers = [sources.settings_for(config, stored) for stored in reader.sources()]
             async with servers_locked(servers, "a restore"):
                 try:
                     await _stage(config, reader, journal, progress)
+                    await _stop(journal, hooks, progress)
                     await _swap(journal, progress)
+                    await _start(journal, hooks, progress)
+                    journal.swapped = utc_now().isoformat()
+                    await journal.save("swapped")
+                    progress.past_cancelling = True
                 except BaseException as error:
-                    await _finish(_undo_failed(journal, error, progress))
+                    await _finish(_undo_failed(journal, hooks, error, progress))
                     raise
     seconds = (utc_now() - started).total_seconds()
     return RestoreResult(journal.id, archive, plan.items, seconds, progress.end())
@@ -94,13 +113,44 @@ async def _stage(config: Config, reader: ArchiveReader, journal: Journal, progre
         await restorer.stage(stored, reader, record, journal.save, progress)
 
 
+async def _stop(journal: Journal, hooks: ServerHooks, progress: Progress) -> None:
+    """Stop the server, which must leave everything that is needed for the exchange."""
+    if hooks.settings.stop is None:
+        return
+    progress.begin("stop", "Everything is staged and checked; the server is stopped for the exchange")
+    journal.hooks_begun = True
+    await journal.save("stopping")
+    await hooks.stop("restore", progress)
+    for participant in journal.participants:
+        try:
+            await _restorer(participant).ready(participant["record"])
+        except ServiceError as error:
+            raise HookFailed(
+                f"after the stop hook, {participant['name']} cannot be restored any more: {error}",
+                hint="The stop hook must stop the server's applications, and leave PostgreSQL running.",
+            ) from error
+
+
 async def _swap(journal: Journal, progress: Progress) -> None:
     progress.begin("swap", "Everything is staged and checked; exchanging it with the live data")
     await journal.save("swapping")
     for participant in journal.participants:
         await _restorer(participant).swap(participant["record"], journal.save)
-    await journal.save("swapped")
-    progress.past_cancelling = True
+
+
+async def _start(journal: Journal, hooks: ServerHooks, progress: Progress) -> None:
+    """Start the server on what was restored, and see that it works."""
+    if not hooks.configured:
+        return
+    progress.begin("start", "Everything is exchanged; now the server has to work with it")
+    journal.hooks_begun = True
+    await journal.save("starting")
+    await hooks.start("restore", progress)
+    await hooks.health("restore", progress)
+
+
+def _hooks(config: ConfigFile, journal: Journal) -> ServerHooks:
+    return ServerHooks(config.restore.hooks, journal.archive, journal.id)
 
 
 def _restorer(participant: dict[str, Any]) -> Restorer:
@@ -108,24 +158,80 @@ def _restorer(participant: dict[str, Any]) -> Restorer:
     return sources.restorer(settings, [Path(path) for path in participant["preserve"]])
 
 
-async def _undo(journal: Journal, progress: Progress) -> None:
-    """Bring the old state back, the last exchanged first, and forget the restore."""
+async def _undo(journal: Journal, hooks: ServerHooks, progress: Progress) -> None:
+    """Bring the old state back from wherever the restore stands, and forget it.
+
+    Raises ServerNotStarted when the old state is back, but the server is not.
+    """
+    if journal.state == "stopping":  # nothing was exchanged, so the server need not wait
+        trouble = await _start_again(hooks, progress)
+        await _take_back(journal, progress)
+        return await _forget(journal, trouble)
+    if journal.hooks_begun:
+        try:
+            await hooks.stop("rollback", progress)
+        except HookFailed as error:  # a server that did not come up may not go down either; the old state must be back
+            _warn(progress, f"The server could not be stopped ({error}); the way back goes on all the same")
+    return await _take_back_and_start(journal, hooks, progress)
+
+
+async def _take_back_and_start(journal: Journal, hooks: ServerHooks, progress: Progress) -> None:
+    await _take_back(journal, progress)
+    await _forget(journal, await _start_again(hooks, progress) if journal.hooks_begun else "")
+
+
+async def _take_back(journal: Journal, progress: Progress) -> None:
+    """Bring the old state back, the last exchanged first."""
     await journal.save("undoing")
     for participant in reversed(journal.participants):
         progress.say(f"Bringing back the state of {participant['name']} before the restore")
         await _restorer(participant).undo(participant["record"])
+
+
+async def _forget(journal: Journal, trouble: str) -> None:
     await journal.remove()
+    if trouble:
+        raise ServerNotStarted(
+            f"the state before the restore of {journal.archive} is in place, but the server was not started: {trouble}",
+            hint="Start the server by hand, then look why restore.hooks.start does not.",
+        )
 
 
-async def _undo_failed(journal: Journal, cause: BaseException, progress: Progress) -> None:
+async def _start_again(hooks: ServerHooks, progress: Progress) -> str:
+    """Start the server on its old state; return what went wrong. That it may not work is told, no more."""
+    try:
+        await hooks.start("rollback", progress)
+    except HookFailed as error:
+        return str(error)
+    try:
+        await hooks.health("rollback", progress)
+    except Unhealthy as error:
+        _warn(progress, f"The state before the restore is in place, but {error}")
+    return ""
+
+
+def _warn(progress: Progress, sentence: str) -> None:
+    log.warning("%s", sentence)
+    progress.say(sentence)
+
+
+async def _undo_failed(journal: Journal, hooks: ServerHooks, cause: BaseException, progress: Progress) -> None:
     progress.begin("undo", "The restore failed; live data is kept as it was")
     try:
-        await _undo(journal, progress)
+        await _undo(journal, hooks, progress)
+        if isinstance(cause, HookFailed | Unhealthy):
+            cause.add_note("The state before the restore is back.")
+    except ServerNotStarted as error:
+        raise ServerNotStarted(f"the restore failed ({_told(cause)}); {error}", hint=error.hint) from error
     except Exception as error:
         raise SwapFailed(
-            f"the restore failed ({cause}), and so did the way back: {error}",
+            f"the restore failed ({_told(cause)}), and so did the way back: {error}",
             hint="Remove that cause, then run `deviceon-backup rollback`: it goes on where this stopped.",
         ) from error
+
+
+def _told(cause: BaseException) -> str:
+    return "it was cancelled" if isinstance(cause, asyncio.CancelledError) else str(cause) or type(cause).__name__
 
 
 async def _finish(work: Awaitable[None]) -> None:
@@ -149,7 +255,10 @@ async def _recover(config: ConfigFile, progress: Progress) -> list[str]:
             continue
         progress.say(f"The restore of {journal.archive} was interrupted while {journal.state}; tidying up")
         async with _servers_locked(journal, "a restore's recovery"):
-            await _finish(_commit(journal, progress) if journal.state == "committing" else _undo(journal, progress))
+            if journal.state == "committing":
+                await _finish(_commit(journal, progress))
+            else:
+                await _finish(_undo(journal, _hooks(config, journal), progress))
         settled.append(journal.archive)
     return settled
 
@@ -182,8 +291,24 @@ async def rollback(config: Config, *, progress: Progress) -> str:
         progress.past_cancelling = True  # it is always ended: half a way back is no state
         progress.begin("rollback", f"Returning to the state before the restore of {journal.archive}")
         async with _servers_locked(journal, "a rollback"):
-            await _finish(_undo(journal, progress))
+            await _finish(_roll_back(journal, _hooks(config, journal), progress))
         return journal.archive
+
+
+async def _roll_back(journal: Journal, hooks: ServerHooks, progress: Progress) -> None:
+    """Undo a restore that was well: a server that does not let itself be stopped is left as it is."""
+    if journal.state != "swapped" or not hooks.configured:
+        return await _undo(journal, hooks, progress)
+    journal.hooks_begun = True
+    await journal.save("undoing")
+    try:
+        await hooks.stop("rollback", progress)
+    except HookFailed as error:
+        if trouble := await _start_again(hooks, progress):
+            error.add_note(f"The server was not started again: {trouble}")
+        await journal.save("swapped")
+        raise
+    return await _take_back_and_start(journal, hooks, progress)
 
 
 async def commit(config: Config, *, progress: Progress) -> str:

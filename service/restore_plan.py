@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from service import sources
+from service import hooks, sources
 from service.catalog import locate, opened, place_of
 from service.config import Config
 from service.errors import ConfigError, Obstacle, SealError
@@ -101,6 +101,7 @@ async def plan_for(config: Config, reader: ArchiveReader, archive: str) -> Resto
                 "Restore a sealed archive; allow ARCHIVE_NOT_SEALED if you know where this one comes from.",
             )
         )
+    plan.obstacles.extend(hooks.obstacles(config.restore.hooks))
     preserve = preserved(config, reader, archive)
     for stored in reader.sources():
         try:

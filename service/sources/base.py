@@ -152,6 +152,9 @@ class Restorer(ABC):
     ) -> None:
         """Make and check the copy beside the live data. Raises StageFailed, SourceError, ArchiveError."""
 
+    async def ready(self, record: Record) -> None:  # noqa: B027 - most have nothing that could have gone away
+        """Raise ServiceError when `swap` could not begin now, since what it needs is gone. Changes nothing."""
+
     @abstractmethod
     async def swap(self, record: Record, save: Callable[[], Awaitable[None]]) -> None:
         """Exchange the staged copy and the live data. Raises SwapFailed; the recipe then calls `undo`."""

@@ -36,6 +36,10 @@ class PostgresqlRestorer(Restorer):
         """See `Restorer.stage`."""
         await stage.stage(self._settings, stored, reader, record, save, progress)
 
+    async def ready(self, record: Record) -> None:
+        """See `Restorer.ready`: the server answers."""
+        await swap.ready(self._settings, record)
+
     async def swap(self, record: Record, save: Callable[[], Awaitable[None]]) -> None:
         """See `Restorer.swap`."""
         await swap.swap(self._settings, record, save)

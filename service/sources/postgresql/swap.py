@@ -20,6 +20,12 @@ from service.sources.postgresql.connect import Connection, connection_to, errors
 _DISCONNECT_SECONDS = 30.0
 
 
+async def ready(settings: PostgresqlSettings, record: Record) -> None:
+    """Raise SourceUnavailable when the server does not answer."""
+    async with connection_to(settings, _neutral(settings, record)):
+        pass
+
+
 async def swap(settings: PostgresqlSettings, record: Record, save: Callable[[], Awaitable[None]]) -> None:
     """Put every scratch database in place of its live one, and bring roles to their archived state."""
     await save()

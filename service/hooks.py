@@ -1,0 +1,187 @@
+"""Programs of the operator's that are run around the exchange: argv lists without a shell, bounded in time.
+
+What a hook says goes to a file without a name, not to a pipe: a start hook may leave a server running that inherits
+it, and a pipe that nobody reads any more would stop or kill that server. So a hook that leaves something running in
+the background should send its output elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shlex
+import shutil
+import signal
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Literal
+
+from service.blocking import to_the_end
+from service.config_restore import HookSettings, RestoreHooks
+from service.errors import HookFailed, Obstacle
+from service.health import Check, wait_until_healthy
+from service.progress import Progress
+from service.secret import redact, safe_environment
+
+log = logging.getLogger(__name__)
+
+TAIL_BYTES = 4096
+TAIL_LINES = 20
+GRACE_SECONDS = 5.0
+"""Between SIGTERM and SIGKILL for a hook that took too long."""
+
+Purpose = Literal["restore", "rollback"]
+
+
+async def run_hook(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    timeout: float,  # noqa: ASYNC109 - what it started has to be ended too
+    progress: Progress,
+) -> str:
+    """Run a program to its end and return the last lines that it said, secrets taken out.
+
+    It gets `env` and a few harmless variables (`safe_environment`). Raises HookFailed, with those lines in the
+    message, when it cannot be run, exits with anything but 0 or takes longer than `timeout` seconds; what it started
+    is then ended with it, also when this is cancelled.
+    """
+    told = shlex.join(argv)
+    with tempfile.TemporaryFile() as output, progress.part(f"hook {os.path.basename(argv[0])}", quiet=True):  # noqa: PTH119
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=safe_environment() | dict(env),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise HookFailed(
+                f"cannot run {told}: {error.strerror}", hint="Correct restore.hooks in the configuration."
+            ) from error
+        try:
+            async with asyncio.timeout(timeout):
+                status = await process.wait()
+        except TimeoutError:
+            await to_the_end(_end(process))
+            raise HookFailed(
+                f"{told} did not end within {timeout:g} seconds{_said(output)}",
+                hint="Run it by hand to see what it waits for, or give it a longer timeout in restore.hooks.",
+            ) from None
+        except BaseException:
+            await to_the_end(_end(process))
+            raise
+        tail = _tail(output)
+    log.info("%s ended with exit status %d%s", told, status, f": {tail}" if tail else "")
+    if status != 0:
+        raise HookFailed(
+            f"{told} failed with exit status {status}{': ' if tail else ''}{_last_line(tail)}",
+            hint="Run it by hand to see what is wrong; it is in restore.hooks of the configuration.",
+        )
+    return tail
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End a program and all of its session, first kindly."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        await asyncio.wait({asyncio.ensure_future(process.wait())}, timeout=GRACE_SECONDS)
+
+
+def _tail(output: IO[bytes]) -> str:
+    size = output.seek(0, os.SEEK_END)
+    output.seek(max(0, size - TAIL_BYTES))
+    lines = output.read(TAIL_BYTES).decode(errors="replace").splitlines()
+    if size > TAIL_BYTES:
+        lines = lines[1:]  # half a line, and maybe half of a secret
+    return redact("\n".join(line.rstrip() for line in lines[-TAIL_LINES:] if line.strip()))
+
+
+def _said(output: IO[bytes]) -> str:
+    tail = _tail(output)
+    return f"; it said: {_last_line(tail)}" if tail else ""
+
+
+def _last_line(tail: str) -> str:
+    return " | ".join(tail.splitlines()[-3:])
+
+
+@dataclass(frozen=True, slots=True)
+class ServerHooks:
+    """The hooks of one restore, rollback or recovery. One that is not configured does nothing."""
+
+    settings: RestoreHooks
+    archive: str
+    restore_id: str
+
+    @property
+    def configured(self) -> bool:
+        """Whether there is any."""
+        return self.settings != RestoreHooks()
+
+    async def stop(self, purpose: Purpose, progress: Progress) -> None:
+        """Stop the server's applications. Raises HookFailed."""
+        await self._run("stop", self.settings.stop, purpose, "Stopping the server", progress)
+
+    async def start(self, purpose: Purpose, progress: Progress) -> None:
+        """Start the server's applications. Raises HookFailed."""
+        await self._run("start", self.settings.start, purpose, "Starting the server", progress)
+
+    async def health(self, purpose: Purpose, progress: Progress) -> None:
+        """Wait until the server works. Raises Unhealthy."""
+        health = self.settings.health
+        if health is None:
+            return
+        progress.say("Waiting until the server works")
+        check: Check | None = None
+        if health.command is not None:
+            argv, env = health.command, self._env("health", purpose)
+
+            async def check() -> None:
+                await run_hook(argv, env=env, timeout=health.timeout, progress=progress)
+
+        await wait_until_healthy(health, check, progress)
+        progress.say("The server works")
+
+    async def _run(
+        self, name: str, hook: HookSettings | None, purpose: Purpose, sentence: str, progress: Progress
+    ) -> None:
+        if hook is None:
+            return
+        progress.say(f"{sentence}: {shlex.join(hook.command)}")
+        tail = await run_hook(hook.command, env=self._env(name, purpose), timeout=hook.timeout, progress=progress)
+        for line in tail.splitlines()[-3:]:
+            progress.say(f"  {line}")
+
+    def _env(self, name: str, purpose: Purpose) -> dict[str, str]:
+        return {
+            "DEVICEON_BACKUP_HOOK": name,
+            "DEVICEON_BACKUP_PURPOSE": purpose,
+            "DEVICEON_BACKUP_ARCHIVE": self.archive,
+            "DEVICEON_BACKUP_RESTORE_ID": self.restore_id,
+        }
+
+
+def obstacles(settings: RestoreHooks) -> list[Obstacle]:
+    """Say which hooks could not be run."""
+    commands = {
+        "stop": settings.stop.command if settings.stop else None,
+        "start": settings.start.command if settings.start else None,
+        "health": settings.health.command if settings.health else None,
+    }
+    path = safe_environment()["PATH"]
+    return [
+        Obstacle(
+            "HOOK_NOT_EXECUTABLE",
+            f"the {name} hook {command[0]} is not there, or this service may not execute it",
+            f"Correct restore.hooks.{name} in the configuration, or make the program executable.",
+        )
+        for name, command in commands.items()
+        if command is not None and shutil.which(command[0], path=path) is None
+    ]
