@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,8 @@ from service.journal import Journal, journals
 from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
 from service.restore_plan import plan_for, preserved, require_allowable
-from service.sources.base import PlanItem, Restorer
+from service.selection import EVERYTHING, Selection
+from service.sources.base import PlanItem, Restorer, StoredSource
 from service.state_directory import only_job
 
 log = logging.getLogger(__name__)
@@ -55,9 +56,14 @@ class RestoreResult:
 
 
 async def restore(
-    config: Config, archive: str, *, allow: frozenset[str] = frozenset(), progress: Progress
+    config: Config,
+    archive: str,
+    *,
+    allow: frozenset[str] = frozenset(),
+    select: Selection = EVERYTHING,
+    progress: Progress,
 ) -> RestoreResult:
-    """Restore every source of an archive; `allow` are obstacle codes to go ahead in spite of.
+    """Restore what is selected of an archive; `allow` are obstacle codes to go ahead in spite of.
 
     When this returns, the restored state is live and the old state is kept until `commit` or `rollback`. When it
     raises, live data is as it was. Raises RestoreRefused before anything was touched; StageFailed, SwapFailed,
@@ -70,15 +76,16 @@ async def restore(
         _require_settled(config)
         async with opened(config, archive) as reader:
             progress.begin("plan", f"Checking what restoring {archive} would do")
-            plan = await plan_for(config, reader, archive)
+            plan = await plan_for(config, reader, archive, select=select)
             if blocking := [obstacle for obstacle in plan.obstacles if obstacle.code not in allow]:
                 raise RestoreRefused(blocking)
             journal = Journal.begin(config.state_dir, archive=archive, started=started.isoformat())
             hooks = _hooks(config, journal)
-            servers = [sources.settings_for(config, stored) for stored in reader.sources()]
+            wanted = select.of(reader.sources())
+            servers = [sources.settings_for(config, stored) for stored in wanted]
             async with servers_locked(servers, "a restore"):
                 try:
-                    await _stage(config, reader, journal, progress)
+                    await _stage(config, reader, wanted, journal, progress)
                     await _stop(journal, hooks, progress)
                     await _swap(journal, progress)
                     await _start(journal, hooks, progress)
@@ -100,8 +107,13 @@ def _require_settled(config: Config) -> None:
         )
 
 
-async def _stage(config: Config, reader: ArchiveReader, journal: Journal, progress: Progress) -> None:
-    stored_sources = reader.sources()
+async def _stage(
+    config: Config,
+    reader: ArchiveReader,
+    stored_sources: Sequence[StoredSource],
+    journal: Journal,
+    progress: Progress,
+) -> None:
     preserve = preserved(config, reader, journal.archive)
     progress.begin(
         "stage", "Restoring beside the live data", expected_raw=sum(s.bytes for x in stored_sources for s in x.streams)

@@ -12,6 +12,7 @@ from service.catalog import locate, opened, place_of
 from service.config import Config
 from service.errors import ConfigError, Obstacle, SealError
 from service.pipeline.unpack import ArchiveReader, peek
+from service.selection import EVERYTHING, Selection, cautions
 from service.server_version import server_version
 from service.sources.base import PlanItem, Restorer, StoredSource
 from storage_backends import local_directory
@@ -49,11 +50,11 @@ def require_allowable(allow: frozenset[str]) -> None:
         )
 
 
-async def plan_restore(config: Config, archive: str) -> RestorePlan:
-    """Tell what a restore would replace and every obstacle in its way. Touches nothing."""
+async def plan_restore(config: Config, archive: str, *, select: Selection = EVERYTHING) -> RestorePlan:
+    """Tell what a restore of what is selected would replace and every obstacle in its way. Touches nothing."""
     try:
         async with opened(config, archive) as reader:
-            return await plan_for(config, reader, archive)
+            return await plan_for(config, reader, archive, select=select)
     except SealError as error:
         async with locate(config, archive) as (target, name):
             seen = await peek(target, name)
@@ -70,9 +71,12 @@ async def plan_restore(config: Config, archive: str) -> RestorePlan:
         )
 
 
-async def plan_for(config: Config, reader: ArchiveReader, archive: str) -> RestorePlan:
-    """Tell what restoring the archive that `reader` has open would do. Touches nothing."""
+async def plan_for(
+    config: Config, reader: ArchiveReader, archive: str, *, select: Selection = EVERYTHING
+) -> RestorePlan:
+    """Tell what restoring the archive that `reader` has open would do. Touches nothing. Raises NotInArchive."""
     header = reader.header
+    wanted = select.of(reader.sources())
     plan = RestorePlan(
         archive=archive,
         created=header.created,
@@ -82,7 +86,10 @@ async def plan_for(config: Config, reader: ArchiveReader, archive: str) -> Resto
         size=reader.info.size,
         raw_bytes=reader.footer.raw_bytes,
         excluded=[dict(item) for item in reader.manifest.excluded],
-        warnings=list(reader.manifest.warnings),
+        warnings=[
+            *reader.manifest.warnings,
+            *cautions(reader.sources(), wanted, header.created.strftime("%Y-%m-%d %H:%MZ")),
+        ],
     )
     installed = await server_version(config.server)
     if installed != header.server_version:
@@ -103,7 +110,7 @@ async def plan_for(config: Config, reader: ArchiveReader, archive: str) -> Resto
         )
     plan.obstacles.extend(hooks.obstacles(config.restore.hooks))
     preserve = preserved(config, reader, archive)
-    for stored in reader.sources():
+    for stored in wanted:
         try:
             restorer = sources.restorer(sources.settings_for(config, stored), preserve)
         except ConfigError as error:

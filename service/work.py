@@ -23,6 +23,7 @@ from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
 from service.prune import PruneResult, prune
 from service.restore import commit, restore, rollback
+from service.selection import Selection
 from service.settle import settle
 from service.state import Archives
 from service.targets import Outcome, was_removed
@@ -116,7 +117,8 @@ class Work:
     async def _restore(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
         allow = frozenset(params.get("allow", ()))
         archive = archive_at(config, params["archive"], params.get("target"))
-        return asdict(await restore(config, archive, allow=allow, progress=progress))
+        select = Selection.of_params(params)
+        return asdict(await restore(config, archive, allow=allow, select=select, progress=progress))
 
     async def _rollback(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
         return {"archive": await rollback(config, progress=progress), "rolled_back": True}

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr
 from service.api.registry import Params
 from service.job import JobKind, JobState
 from service.opening import NOTHING, Opening
+from service.selection import Kind
 
 Key = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
 Name = Annotated[str, Field(pattern=r"^Backup_[0-9]{8}_[0-9]{4}Z\.zip$", max_length=30)]
@@ -159,14 +160,28 @@ class RetentionApply(Mutation, OfTarget):
     """Where to remove what no rule keeps; in every target when left out."""
 
 
-class RestorePlanOf(OfTarget, Opened):
+Named = Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class Part(Params):
+    """What of an archive is wanted; all of it when nothing is said."""
+
+    sources: Annotated[list[Named], Field(max_length=100)] = []
+    """Only these sources of the archive."""
+    databases: Annotated[list[Named], Field(max_length=1000)] = []
+    """Only these PostgreSQL databases."""
+    only: Kind | None = None
+    """Only directories (config), only the roles of PostgreSQL servers, or only databases."""
+
+
+class RestorePlanOf(OfTarget, Opened, Part):
     """The archive that would be restored."""
 
     archive: Name
     """Its name."""
 
 
-class RestoreStart(Mutation, OfTarget, Opened):
+class RestoreStart(Mutation, OfTarget, Opened, Part):
     """The archive to restore."""
 
     archive: Name

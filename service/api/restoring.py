@@ -11,6 +11,7 @@ from service.api.views import (
 from service.catalog import archive_at
 from service.job import Job
 from service.restore_plan import RestorePlan, plan_restore
+from service.selection import Selection
 
 
 class RestoreMethods(Family):
@@ -20,7 +21,8 @@ class RestoreMethods(Family):
     async def plan(self, params: p.RestorePlanOf) -> RestorePlan:
         """Tell what a restore would replace, and every obstacle in its way. Touches nothing."""
         config = self.context.config().opened_with(p.opening(params))
-        return await plan_restore(config, archive_at(config, params.archive, params.target))
+        archive = archive_at(config, params.archive, params.target)
+        return await plan_restore(config, archive, select=Selection.of_params(params.model_dump()))
 
     @method("restore.start", admin=True)
     async def restore(self, params: p.RestoreStart) -> Job:

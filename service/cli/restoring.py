@@ -17,11 +17,13 @@ from service.cli.connection import (
 )
 from service.cli.failures import Exit
 from service.cli.options import Shared, emit, json_option, shared_options
+from service.cli.part import part_of, part_options
 from service.cli.running import run
 from service.terminal import plain
 
 if TYPE_CHECKING:
     from service.config import Config
+    from service.selection import Selection
 
 SUCCESS = "Restore successfully"
 """The words that the product's manual promises at the end of a restore."""
@@ -33,6 +35,7 @@ yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.argument("archive")
 @click.option("--plan", "plan_only", is_flag=True, help="Show what would be done and what is in the way; do nothing.")
 @click.option("--allow", metavar="CODE", multiple=True, help="Go ahead in spite of this obstacle; may be repeated.")
+@part_options
 @yes_option
 @restoring_options
 @shared_options
@@ -41,23 +44,25 @@ yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def restore(
     ctx: click.Context, /, archive: str, plan_only: bool, allow: tuple[str, ...], yes: bool, **options: Any
 ) -> None:
-    """Restore an archive; the old state is kept until commit or rollback.
+    """Restore an archive, or a part of it; the old state is kept until commit or rollback.
 
     Everything is restored beside the live data and checked, then exchanged at once. When anything fails, live data is
-    as it was.
+    as it was. What is not part of the restore stays as it is.
     """
     shared: Shared = ctx.obj
+    select = part_of(options)
     config = _with_version(shared, ask_for_pin(shared, config_for(shared, archive, options), archive))
     allowed = frozenset(allow)
     if plan_only:
-        ctx.exit(_show_plan(config, archive, allowed, as_json=shared.json))
+        ctx.exit(_show_plan(config, archive, allowed, select, as_json=shared.json))
     if not yes:
         shared.require_somebody()
-        refused = _show_plan(config, archive, allowed, as_json=False)
+        refused = _show_plan(config, archive, allowed, select, as_json=False)
         if refused:
             ctx.exit(refused)
         _ask("Restore this archive over what is there now?")
-    result = run_job_with(config, shared, options, "restore.start", archive=archive, allow=sorted(allowed))
+    params = {"archive": archive, "allow": sorted(allowed), **select.as_params()}
+    result = run_job_with(config, shared, options, "restore.start", **params)
     if shared.json:
         emit(result | {"message": SUCCESS})
         return
@@ -76,10 +81,10 @@ def _with_version(shared: Shared, config: Config) -> Config:
     return config
 
 
-def _show_plan(config: Config, archive: str, allowed: frozenset[str], *, as_json: bool) -> Exit:
+def _show_plan(config: Config, archive: str, allowed: frozenset[str], select: Selection, *, as_json: bool) -> Exit:
     from service.restore_plan import MAY_BE_ALLOWED, plan_restore  # noqa: PLC0415
 
-    plan = run(plan_restore(config, archive))
+    plan = run(plan_restore(config, archive, select=select))
     blocking = [obstacle for obstacle in plan.obstacles if obstacle.code not in allowed & MAY_BE_ALLOWED]
     code = failures.refusal_code(blocking) if blocking else Exit.OK
     if as_json:

@@ -119,6 +119,9 @@ class StoredSource:
     type: str
     facts: Mapping[str, Json]
     streams: Sequence[StoredStream]
+    whole: bool = True
+    """Whether all of it is wanted. Else `facts` and `streams` are of what is, and what its parts share with others
+    stays as it is on the server."""
 
 
 @dataclass(frozen=True, slots=True)

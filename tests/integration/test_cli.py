@@ -180,6 +180,24 @@ def test_a_restore_ends_with_the_promised_words_and_can_be_rolled_back(machine: 
     assert not machine.is_as_before()
 
 
+def test_a_part_can_be_restored_and_what_is_not_there_is_told_with_what_is(machine: Machine) -> None:
+    machine.wreck()
+    with contextlib.closing(sqlite3.connect(machine.root / "grafana.db")) as database:
+        database.execute("UPDATE dashboard SET title = 'after'")
+        database.commit()
+    plan = machine.json("restore", machine.archive.name, "--only", "config", "--plan")
+    assert [item["what"] for item in plan["items"]] == [str(machine.tree)]
+    assert "beside grafana of now" in plan["warnings"][0]
+    machine.good("restore", machine.archive.name, "--source", "config", "--yes")
+    assert machine.is_as_before()
+    with contextlib.closing(sqlite3.connect(machine.root / "grafana.db")) as database:
+        assert database.execute("SELECT title FROM dashboard").fetchone() == ("after",)
+    machine.good("rollback", "--yes")
+    refused = machine.run("restore", machine.archive.name, "--source", "nothing", "--yes")
+    assert refused.returncode == 2
+    assert "It has: config, grafana." in refused.stderr
+
+
 def test_a_restore_as_json_is_one_document_and_commit_ends_it(machine: Machine) -> None:
     machine.wreck()
     result = machine.json("restore", machine.archive.name, "--yes")

@@ -54,6 +54,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("service.archive", "service.sealing", "service.sources.base"),
     ("service.health",),
     (
+        "service.selection",
         "service.sources",
         "service.pipeline",
         "service.keys",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from service.errors import CorruptArchive
+from service.sources.postgresql.needed import only
 from service.sources.postgresql.roles import (
     database_statements,
     load_globals,
@@ -182,3 +183,25 @@ def test_an_unknown_privilege_in_an_archive_is_refused() -> None:
 def test_a_list_of_roles_that_cannot_be_read_is_a_corrupt_archive(data: bytes) -> None:
     with pytest.raises(CorruptArchive):
         load_globals(data)
+
+
+def test_of_single_roles_only_these_and_their_memberships_with_present_ones_are_taken() -> None:
+    wanted = cluster(
+        role("made"),
+        role("there", superuser=True),
+        memberships=[membership("made", "there"), membership("there", "gone"), membership("made", "gone")],
+        settings=[{"role": None, "settings": ["a=1"]}, {"role": "made", "settings": ["b=2"]}],
+        parameters=[parameter("work_mem", "there"), parameter("work_mem", "made")],
+    )
+    assert only(wanted, ["made"], ["there"]) == cluster(
+        role("made"),
+        memberships=[membership("made", "there")],
+        settings=[{"role": "made", "settings": ["b=2"]}],
+        parameters=[parameter("work_mem", "made")],
+    )
+
+
+def test_nothing_that_holds_for_everybody_changes_when_single_roles_are_restored() -> None:
+    now = cluster(settings=[{"role": None, "settings": ["a=1"]}], parameters=[parameter("work_mem", None)])
+    assert statements(cluster(), now, keep=[], everybody=False) == []
+    assert len(statements(cluster(), now, keep=[])) == 2

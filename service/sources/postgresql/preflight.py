@@ -37,8 +37,11 @@ async def plan(settings: PostgresqlSettings, stored: StoredSource) -> tuple[list
     except SourceError as error:
         return [], [Obstacle("SERVER_UNREACHABLE", str(error), error.hint)]
     items = [_item(database, live) for database in wanted]
+    if not wanted:
+        items.append(PlanItem(f"roles of {stored.name}", "replace", "those that the archive does not have stay"))
     extra = sorted(set(live) - {database["name"] for database in wanted})
-    items += [PlanItem(f"database {name}", "keep", "not in this archive") for name in extra]
+    why = "not in this archive" if stored.whole else "not part of this restore"
+    items += [PlanItem(f"database {name}", "keep", why) for name in extra]
     return items, obstacles
 
 

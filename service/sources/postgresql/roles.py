@@ -116,12 +116,14 @@ def names(found: Globals) -> set[str]:
     return {role["name"] for role in found["roles"]}
 
 
-def statements(desired: Globals, current: Globals, *, keep: Iterable[str], forget: Iterable[str] = ()) -> list[str]:
+def statements(
+    desired: Globals, current: Globals, *, keep: Iterable[str], forget: Iterable[str] = (), everybody: bool = True
+) -> list[str]:
     """Return the statements that bring the roles of `desired` from `current` to `desired`.
 
     Every role of `desired` must exist already. Roles that are only in `current` are left alone, and so are the
     attributes of roles in `keep` (the one that this very connection uses); those in `forget`, which are about to be
-    dropped, lose their privileges on parameters.
+    dropped, lose their privileges on parameters. `everybody`: also what holds for all roles.
     """
     kept = set(keep)
     wanted = names(desired)
@@ -133,13 +135,15 @@ def statements(desired: Globals, current: Globals, *, keep: Iterable[str], forge
             result += _attributes(role, now)
     old_settings = {row["role"]: row["settings"] for row in current["settings"]}
     new_settings = {row["role"]: row["settings"] for row in desired["settings"]}
-    for name in [None, *sorted(wanted - kept)]:
+    for name in [*([None] if everybody else []), *sorted(wanted - kept)]:
         if old_settings.get(name) != new_settings.get(name):
             target = "ROLE ALL" if name is None else f"ROLE {quote_identifier(name)}"
             result.append(f"ALTER {target} RESET ALL")
             result += [set_statement(target, setting) for setting in new_settings.get(name, ())]
     result += _memberships(desired["memberships"], current["memberships"], wanted)
-    result += _parameter_privileges(desired["parameters"], current["parameters"], {None, *wanted, *forget})
+    result += _parameter_privileges(
+        desired["parameters"], current["parameters"], {*([None] if everybody else []), *wanted, *forget}
+    )
     return result
 
 

@@ -25,6 +25,7 @@ from service.sources.postgresql.connect import (
     quote_literal,
 )
 from service.sources.postgresql.load import lacking, load, tables_of, together
+from service.sources.postgresql.needed import NO_CHANGE, keep_needed, only
 from service.sources.postgresql.rows import ROWS, SMALL_TABLES
 
 _NAME_BYTES = 63
@@ -55,7 +56,7 @@ async def stage(
             server = await catalog.server_facts(connection)
             cores = len(os.sched_getaffinity(0))
             jobs = at_once(settings, default=min(cores, 8), free=await catalog.free_connections(connection))
-            await _journal(connection, record, databases, wanted)
+            await _journal(connection, record, databases, wanted, all_roles=stored.whole or not databases)
             await save()
             for name in record["roles_created"]:
                 await connection.execute(f"CREATE ROLE {quote_identifier(name)} NOLOGIN")
@@ -74,6 +75,9 @@ async def stage(
                 async with connection.transaction():
                     for statement in roles.database_statements(database, entry["scratch"]):
                         await connection.execute(statement)
+            if not record["all_roles"]:
+                await _only_needed_roles(connection, record, databases, wanted, progress)
+                await save()
 
 
 async def _globals(stored: StoredSource, reader: StreamReader) -> roles.Globals:
@@ -83,7 +87,12 @@ async def _globals(stored: StoredSource, reader: StreamReader) -> roles.Globals:
 
 
 async def _journal(
-    connection: Connection, record: Record, databases: Sequence[dict[str, Any]], wanted: roles.Globals
+    connection: Connection,
+    record: Record,
+    databases: Sequence[dict[str, Any]],
+    wanted: roles.Globals,
+    *,
+    all_roles: bool,
 ) -> None:
     """Write down what will be made and what is there now, so that `undo` can tell them apart."""
     live = {database["name"]: database for database in await catalog.databases(connection)}
@@ -101,8 +110,31 @@ async def _journal(
         for index, database in enumerate(databases)
     ]
     record["roles_created"] = sorted(roles.names(wanted) - roles.names(current))
-    record["globals_before"] = current
-    record["globals_wanted"] = wanted
+    record["all_roles"] = all_roles  # else roles that are there stay as they are, now and when this is undone
+    record["globals_before"] = current if all_roles else NO_CHANGE
+    record["globals_wanted"] = wanted if all_roles else NO_CHANGE
+
+
+async def _only_needed_roles(
+    connection: Connection,
+    record: Record,
+    databases: Sequence[dict[str, Any]],
+    wanted: roles.Globals,
+    progress: Progress,
+) -> None:
+    """Have the swap bring the roles that were made to their archived state, and touch no other."""
+    made = record["roles_created"]
+    oids = [entry["scratch_oid"] for entry in record["databases"]]
+    record["roles_created"] = await keep_needed(connection, made, databases, oids)
+    present = roles.names(await roles.read_globals(connection, passwords=False))
+    record["globals_wanted"] = only(wanted, record["roles_created"], present)
+    if record["roles_created"]:
+        progress.say(f"Roles that were missing and are made: {', '.join(record['roles_created'])}")
+    if absent := sorted(set(made) - set(record["roles_created"])):
+        progress.say(
+            f"Warning: not made are roles of the archive that no restored database needs: {', '.join(absent)};"
+            " restore the roles, too, if applications log in with them"
+        )
 
 
 def beside(name: str, suffix: str) -> str:

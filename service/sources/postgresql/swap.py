@@ -16,6 +16,7 @@ from service.errors import SourceError, SwapFailed
 from service.sources.base import Record
 from service.sources.postgresql import roles
 from service.sources.postgresql.connect import Connection, connection_to, errors_as_source, quote_identifier
+from service.sources.postgresql.needed import drop_role
 
 _DISCONNECT_SECONDS = 30.0
 
@@ -28,6 +29,7 @@ async def ready(settings: PostgresqlSettings, record: Record) -> None:
 
 async def swap(settings: PostgresqlSettings, record: Record, save: Callable[[], Awaitable[None]]) -> None:
     """Put every scratch database in place of its live one, and bring roles to their archived state."""
+    record["exchanging"] = True
     await save()
     entries = record["databases"]
     async with connection_to(settings, _neutral(settings, record)) as connection:
@@ -44,7 +46,9 @@ async def swap(settings: PostgresqlSettings, record: Record, save: Callable[[], 
                         if entry["live_oid"] in now:
                             await _rename(connection, now[entry["live_oid"]], entry["old"])
                         await _rename(connection, entry["scratch"], entry["name"])
-                    for statement in roles.statements(record["globals_wanted"], current, keep=[role]):
+                    for statement in roles.statements(
+                        record["globals_wanted"], current, keep=[role], everybody=record.get("all_roles", True)
+                    ):
                         await connection.execute(statement)
             except asyncpg.PostgresError as error:
                 raise SwapFailed(
@@ -55,9 +59,9 @@ async def swap(settings: PostgresqlSettings, record: Record, save: Callable[[], 
 
 async def undo(settings: PostgresqlSettings, record: Record) -> None:
     """Bring the old databases and roles back and drop the copies, from whatever state the server is in."""
-    entries = record.get("databases", [])
-    if not entries:
+    if "databases" not in record:
         return
+    entries = record["databases"]
     async with connection_to(settings, _neutral(settings, record)) as connection:
         with errors_as_source("undoing the restore of the databases"):
             now = await _names(connection)
@@ -67,7 +71,7 @@ async def undo(settings: PostgresqlSettings, record: Record) -> None:
             for entry in entries:
                 await connection.execute(f"DROP DATABASE IF EXISTS {quote_identifier(entry['scratch'])} WITH (FORCE)")
             for name in record["roles_created"]:
-                await _drop_role(connection, name)
+                await drop_role(connection, name)  # one that others have come to use stays; it harms nobody
 
 
 async def _move_back(connection: Connection, record: Record, now: dict[int, str]) -> None:
@@ -75,7 +79,7 @@ async def _move_back(connection: Connection, record: Record, now: dict[int, str]
     entries = record["databases"]
     swapped = [entry for entry in entries if now.get(entry["scratch_oid"]) == entry["name"]]
     aside = [entry for entry in entries if now.get(entry["live_oid"]) == entry["old"]]
-    if not swapped and not aside:
+    if not swapped and not aside and (entries or not record.get("exchanging")):
         return
     for entry in swapped:
         if entry["live_oid"] is not None and entry not in aside:
@@ -106,7 +110,9 @@ async def _rename_back(
             await _rename(connection, entry["name"], entry["scratch"])
         for entry in aside:
             await _rename(connection, entry["old"], entry["name"])
-        for statement in roles.statements(before, current, keep=[role], forget=record["roles_created"]):
+        for statement in roles.statements(
+            before, current, keep=[role], forget=record["roles_created"], everybody=record.get("all_roles", True)
+        ):
             await connection.execute(statement)
 
 
@@ -183,10 +189,3 @@ async def _disconnect(connection: Connection, names: list[str]) -> None:
                 f"{len(left)} sessions of {', '.join(names)} do not end", hint="Stop the server's applications first."
             )
         await asyncio.sleep(0.05)
-
-
-async def _drop_role(connection: Connection, name: str) -> None:
-    try:
-        await connection.execute(f"DROP ROLE IF EXISTS {quote_identifier(name)}")
-    except asyncpg.DependentObjectsStillExistError:
-        return  # something that is not ours has come to depend on it; an unused role harms nobody

@@ -1,0 +1,166 @@
+"""Restoring a part of an archive: exactly that part, and nothing else that is live, changes; rollback undoes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.postgresql_server import PostgresqlServer
+from service.journal import journals
+from service.restore import restore
+from service.restore_plan import plan_restore
+from service.selection import NotInArchive, Selection
+from tests.recipes import Installation
+
+ROLES = """
+    CREATE ROLE app_owner NOLOGIN;
+    CREATE ROLE app_reader NOLOGIN;
+    CREATE ROLE app_login LOGIN PASSWORD 'first' IN ROLE app_reader;
+    CREATE ROLE bystander LOGIN PASSWORD 'first';
+    ALTER ROLE bystander SET work_mem TO '7MB';
+    ALTER ROLE ALL SET statement_timeout TO '1h';
+"""
+APP = """
+    CREATE TABLE orders (id int PRIMARY KEY, text text);
+    INSERT INTO orders SELECT n, md5(n::text) FROM generate_series(1, 3000) AS n;
+    ALTER TABLE orders OWNER TO app_owner;
+    GRANT SELECT ON orders TO app_reader;
+"""
+
+
+@pytest.fixture
+async def installation(own_postgresql: PostgresqlServer, workspace: Path) -> Installation:
+    tree = workspace / "etc"
+    tree.mkdir()
+    (tree / "server.conf").write_text("port = 80\n")
+    await own_postgresql.execute(ROLES)
+    for name in ("app", "other"):
+        await own_postgresql.execute(f"CREATE DATABASE {name}")
+        await own_postgresql.execute(APP, database=name)
+    more: list[dict[str, Any]] = [{"type": "tree", "name": "etc", "path": str(tree)}]
+    return Installation(own_postgresql, workspace, more_sources=more)
+
+
+async def state(installation: Installation) -> dict[str, Any]:
+    """What is live: rows, roles with passwords, memberships and settings, privileges, files."""
+    server = installation.server
+    found: dict[str, Any] = {"file": (installation.root / "etc/server.conf").read_text()}
+    for name in sorted(await installation.databases() & {"app", "other"}):
+        rows = await server.fetch(
+            "SELECT count(*), min(text), (SELECT relacl::text FROM pg_class WHERE relname = 'orders') FROM orders",
+            database=name,
+        )
+        found[name] = list(rows[0])
+    roles = "SELECT rolname, rolpassword, rolcanlogin FROM pg_authid WHERE rolname !~ '^pg_' ORDER BY 1"
+    found["roles"] = [tuple(row) for row in await server.fetch(roles)]
+    found["members"] = [
+        tuple(row)
+        for row in await server.fetch(
+            "SELECT roleid::regrole::text, member::regrole::text FROM pg_auth_members WHERE member > 16000 ORDER BY 1"
+        )
+    ]
+    settings = "SELECT setrole::regrole::text, setconfig::text FROM pg_db_role_setting ORDER BY 1"
+    found["settings"] = [tuple(row) for row in await server.fetch(settings)]
+    return found
+
+
+async def spoil(installation: Installation) -> None:
+    server = installation.server
+    for name in ("app", "other"):
+        await server.execute("DELETE FROM orders WHERE id > 10", database=name)
+    await server.execute("ALTER ROLE bystander PASSWORD 'second'; ALTER ROLE bystander SET work_mem TO '9MB'")
+    await server.execute("ALTER ROLE ALL SET statement_timeout TO '2h'")
+    (installation.root / "etc/server.conf").write_text("port = 81\n")
+
+
+async def restored(installation: Installation, archive: str, **said: Any) -> None:
+    await restore(installation.config, archive, select=Selection(**said), progress=installation.progress())
+
+
+async def test_one_database_comes_back_and_nothing_else_changes(installation: Installation) -> None:
+    then = await state(installation)
+    archive = (await installation.backup()).name
+    await spoil(installation)
+    before = await state(installation)
+    plan = await plan_restore(installation.config, archive, select=Selection(databases=("app",)))
+    assert [(item.what, item.action) for item in plan.items] == [
+        ("database app", "replace"),
+        ("database other", "keep"),
+        ("database postgres", "keep"),
+    ]
+    assert any("beside other and postgres of now" in warning for warning in plan.warnings)
+    await restored(installation, archive, databases=("app",))
+    after = await state(installation)
+    assert len([name for name in await installation.databases() if "__old_" in name]) == 1
+    assert after == before | {"app": then["app"]}
+    await installation.rollback()
+    assert await state(installation) == before
+
+
+async def test_a_database_brings_the_missing_roles_that_it_needs_and_no_others(installation: Installation) -> None:
+    then = await state(installation)
+    archive = (await installation.backup()).name
+    server = installation.server
+    for name in ("app", "other"):
+        await server.execute(f"DROP DATABASE {name}")
+    await server.execute("DROP ROLE app_login, app_reader, app_owner, bystander; CREATE ROLE app_login LOGIN")
+    before = await state(installation)
+    await restored(installation, archive, databases=("app",))
+    after = await state(installation)
+    names = [name for name, *_ in after["roles"]]
+    assert names == ["app_login", "app_owner", "app_reader", "postgres"]
+    assert after["app"] == then["app"]
+    assert ("app_reader", "app_login") in after["members"], "what a made role is a member of, and who of it"
+    assert {name: password for name, password, _ in after["roles"]}["app_login"] is None, "it was there"
+    assert any("Roles that were missing and are made: app_owner, app_reader" in said for said in installation.said)
+    assert any("no restored database needs: bystander" in said for said in installation.said)
+    await installation.rollback()
+    assert await state(installation) == before
+
+
+async def test_only_roles_come_back_and_rollback_returns_to_those_of_before(installation: Installation) -> None:
+    then = await state(installation)
+    archive = (await installation.backup()).name
+    await spoil(installation)
+    before = await state(installation)
+    await restored(installation, archive, only="roles")
+    changed = {"roles": then["roles"], "settings": then["settings"]}
+    assert await state(installation) == before | changed
+    await installation.rollback()
+    assert await state(installation) == before
+    await restored(installation, archive, only="roles")
+    await installation.commit()
+    assert await state(installation) == before | changed
+    assert journals(installation.config.state_dir) == []
+
+
+async def test_only_the_configuration_comes_back_without_a_server(
+    installation: Installation, own_postgresql: PostgresqlServer
+) -> None:
+    archive = (await installation.backup()).name
+    (installation.root / "etc/server.conf").write_text("port = 81\n")
+    own_postgresql.stop()
+    await restored(installation, archive, only="config")
+    assert (installation.root / "etc/server.conf").read_text() == "port = 80\n"
+    await installation.rollback()
+    assert (installation.root / "etc/server.conf").read_text() == "port = 81\n"
+
+
+async def test_all_databases_without_roles_and_configuration_come_back(installation: Installation) -> None:
+    then = await state(installation)
+    archive = (await installation.backup()).name
+    await spoil(installation)
+    before = await state(installation)
+    await restored(installation, archive, only="databases")
+    await installation.commit()
+    assert await state(installation) == before | {"app": then["app"], "other": then["other"]}
+
+
+async def test_what_the_archive_does_not_have_is_refused_before_anything_is_touched(installation: Installation) -> None:
+    archive = (await installation.backup()).name
+    with pytest.raises(NotInArchive, match="no database nothing") as caught:
+        await restored(installation, archive, databases=("nothing", "app"))
+    assert "app, other" in caught.value.hint
+    assert journals(installation.config.state_dir) == []
