@@ -23,7 +23,7 @@ from service.progress import Progress
 from service.sealing.suite import SUITE, ArchiveKeys
 from service.server_version import server_version
 from service.state_directory import next_sequence
-from service.targets import Outcome, Targets, opened_targets
+from service.targets import SOMEBODY_ELSE, Outcome, Owed, Targets, nothing_owed, opened_targets
 
 Clock = Callable[[], datetime]
 
@@ -56,7 +56,12 @@ class BackupResult:
 
 
 async def backup(
-    config: Config, *, progress: Progress, ledger: Ledger | None = None, clock: Clock = utc_now
+    config: Config,
+    *,
+    progress: Progress,
+    ledger: Ledger | None = None,
+    clock: Clock = utc_now,
+    owed: Owed = nothing_owed,
 ) -> BackupResult:
     """Back up every configured source into one archive of the configured target.
 
@@ -64,15 +69,16 @@ async def backup(
     With several targets, this holds for at least one; `targets` of the result has the outcome of each. When it raises
     (ServiceError, StorageError, cancellation), no archive was added; only when the reading back could not be done at
     all (target or TPM gone, cancelled) the whole archive stays, the error says that it is unproven, and the ledger has
-    it as `written`.
+    it as `written`. `owed` is told, in any case, which targets have not got what another has.
     """
     started = clock()
     running_version = await server_version(config.server)
     async with (
         exclusive(config.state_dir, "a backup", config.sources),
-        opened_targets(config, ledger or NoLedger()) as targets,
+        opened_targets(config, ledger or NoLedger(), owed=owed) as targets,
         AsyncExitStack() as views,
     ):
+        await targets.sweep(started - SOMEBODY_ELSE)
         header, slots, keys = await _seal(config, targets, running_version, progress, clock)
         progress.begin("snapshot", f"Taking a consistent view of {len(config.sources)} sources")
         snapshots = []

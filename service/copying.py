@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from service.catalog import HOLD_SUFFIX, archive_at, is_held, list_archives, verify
 from service.config import Config
@@ -102,7 +103,7 @@ async def _copied(here: Config, there: Config, info: ObjectInfo, ledger: Ledger,
         await ledger.writing(target.url, info.key)
         try:
             async with aclosing(_counted(source, info, progress)) as pieces:
-                written = await target.put(info.key, pieces)
+                written = await target.put(info.key, pieces, announce=partial(ledger.unfinished, target.url, info.key))
         except ObjectExists:
             await ledger.settled(target.url, info.key)
             if (await peek(source, info.key)).header.archive_id != (await peek(target, info.key)).header.archive_id:

@@ -45,6 +45,8 @@ class Intent:
     action: Literal["write", "delete"]
     target: str
     name: str
+    unfinished: tuple[str, ...] = ()
+    """What the target may still have of it, by the names that `StorageBackend.put` announced."""
 
 
 class Ledger(Protocol):
@@ -52,6 +54,9 @@ class Ledger(Protocol):
 
     async def writing(self, target: str, name: str) -> None:
         """Tell that an archive of this name is about to be written."""
+
+    async def unfinished(self, target: str, name: str, what: str) -> None:
+        """Tell what writing an archive would leave in the target if it were killed now; known until it is settled."""
 
     async def deleting(self, target: str, name: str) -> None:
         """Tell that an archive is about to be removed."""
@@ -78,6 +83,9 @@ class NoLedger:
     """Remembers nothing."""
 
     async def writing(self, target: str, name: str) -> None:
+        """Forget it."""
+
+    async def unfinished(self, target: str, name: str, what: str) -> None:
         """Forget it."""
 
     async def deleting(self, target: str, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from service.catalog import verify
 from service.config import Config
@@ -14,11 +14,9 @@ from service.ledger import PROVEN, Intent
 from service.progress import Progress
 from service.restore import recover
 from service.state import Archives
+from service.targets import SOMEBODY_ELSE
 from storage_backends import open_target
 from storage_backends.base import ObjectNotFound, StorageBackend, StorageError
-
-SOMEBODY_ELSE = timedelta(hours=24)
-"""Unfinished uploads that this service knows nothing of are left alone for so long."""
 
 
 @dataclass(slots=True)
@@ -60,9 +58,12 @@ async def _settle_target(
         open_target(config.target.url, config.target.options()) as target,
     ):
         intents = [intent for intent in await archives.intents() if intent.target == target.url]
-        # With both locks held, nobody of this installation is writing: what was begun is over.
-        began_here = any(intent.action == "write" for intent in intents)
-        result.swept += await target.sweep(clock() if began_here else clock() - SOMEBODY_ELSE)
+        # With both locks held, nobody of this installation is writing: what was begun is over. What others began in
+        # the same place may not be.
+        for intent in intents:
+            for unfinished in intent.unfinished:
+                result.swept += await target.discard(unfinished)
+        result.swept += await target.sweep(clock() - SOMEBODY_ELSE)
         unproven = [intent for intent in intents if not await _settled_already(target, intent, archives)]
     for intent in unproven:
         await _prove(config, intent, archives, result, progress)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 from service.blocking import to_the_end
@@ -23,10 +24,20 @@ from service.progress import Progress
 from service.sealing.slots import Identity
 from service.state_directory import MOST_ARCHIVES
 from storage_backends import open_target
-from storage_backends.base import ObjectChanged, ObjectInfo, ObjectNotFound, StorageBackend, StorageError
+from storage_backends.base import Announce, ObjectChanged, ObjectInfo, ObjectNotFound, StorageBackend, StorageError
 from storage_backends.fan_out import FanOut
 
 log = logging.getLogger(__name__)
+
+SOMEBODY_ELSE = timedelta(hours=24)
+"""Unfinished uploads that this service knows nothing of are left alone for so long."""
+
+Owed = Callable[[str, Sequence[str]], Awaitable[None]]
+"""Gets the name of an archive and the URLs of targets that have not got it, though another has."""
+
+
+async def nothing_owed(_: str, __: Sequence[str]) -> None:
+    """Forget it."""
 
 
 @dataclass(slots=True)
@@ -44,10 +55,12 @@ class Targets:
     """The targets that are still good, and the outcome of each."""
 
     ledger: Ledger
+    owed: Owed = nothing_owed
     outcomes: list[Outcome] = field(default_factory=list)
     archives: list[CatalogEntry] = field(default_factory=list)
     """The archives of all targets, the oldest first."""
     good: list[tuple[StorageBackend, Outcome]] = field(default_factory=list)
+    _begun: dict[str, list[str]] = field(default_factory=dict)
     _etags: dict[str, str] = field(default_factory=dict)
     _opened: dict[str, StorageBackend] = field(default_factory=dict)
     _progress: Progress = field(default_factory=Progress)
@@ -61,6 +74,15 @@ class Targets:
         """Take in a target that could be listed."""
         self.good.append((target, outcome))
         self._opened[outcome.url] = target
+
+    async def sweep(self, before: datetime) -> None:
+        """Remove what writers that were killed before `before` left; a target where that fails is as good as before."""
+        for target, _ in self.good:
+            try:
+                if swept := await target.sweep(before):
+                    log.info("%d unfinished uploads were removed from %s", swept, target.url)
+            except StorageError as error:
+                log.warning("unfinished uploads cannot be looked for in %s: %s", target.url, error)
 
     async def has(self, name: str) -> bool:
         """Tell whether any target has an archive of this name."""
@@ -103,6 +125,8 @@ class Targets:
             if target is None:
                 continue
             with contextlib.suppress(ServiceError, StorageError):
+                for unfinished in self._begun.get(target.url, ()):
+                    await target.discard(unfinished)  # nothing is there, unless tidying up failed as well
                 try:
                     await target.stat(name)
                 except ObjectNotFound:
@@ -112,10 +136,12 @@ class Targets:
         """Write an archive to every target. Raises StorageError when none has it."""
         good = list(self.good)
         if len(good) == 1:
-            came: Sequence[ObjectInfo | StorageError] = [await good[0][0].put(key, data)]
+            came: Sequence[ObjectInfo | StorageError] = [
+                await good[0][0].put(key, data, announce=self._announce(good[0][0], key))
+            ]
         else:
             fan_out = FanOut([target for target, _ in good])
-            await fan_out.put(key, data)
+            await fan_out.put(key, data, announce=lambda target: self._announce(target, key))
             came = fan_out.outcomes
         self._progress.past_cancelling = True
         written: list[ObjectInfo] = []
@@ -133,7 +159,27 @@ class Targets:
                 await self.ledger.found(target.url, key, info.etag, "written")
             except ServiceError as error:  # the archive is there all the same; reading it back comes next
                 log.error("cannot remember that %s is in %s: %s", key, target.url, error)
+        await self._tell_owed(key)
         return written[0]
+
+    def _announce(self, target: StorageBackend, name: str) -> Announce:
+        async def announce(what: str) -> None:
+            self._begun.setdefault(target.url, []).append(what)
+            try:
+                await self.ledger.unfinished(target.url, name, what)
+            except ServiceError as error:  # it can still be swept, a day later
+                log.error("cannot remember what is begun in %s: %s", target.url, error)
+
+        return announce
+
+    async def _tell_owed(self, name: str) -> None:
+        """Tell at once which targets have not got what another has: from here on, nothing may make that forgotten."""
+        if any(outcome.evidence in ("written", "verified") for outcome in self.outcomes):
+            missing = [outcome.url for outcome in self.outcomes if outcome.evidence is None]
+            try:
+                await self.owed(name, missing)
+            except ServiceError as error:
+                log.error("cannot remember that %s is missing in %s: %s", name, ", ".join(missing), error)
 
     async def read_back(self, name: str, identities: Callable[[], list[Identity]], progress: Progress) -> None:
         """Open the archive in each target as a restore would, and authenticate every byte of it.
@@ -170,6 +216,7 @@ class Targets:
             await self.ledger.found(target.url, name, self._etags[target.url], "damaged")
         else:
             outcome.evidence = None
+            await self._tell_owed(name)
         await self.ledger.settled(target.url, name)
 
     def _failed(self, target: StorageBackend, outcome: Outcome, error: ServiceError | StorageError) -> None:
@@ -202,10 +249,13 @@ def was_removed(error: Exception) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def opened_targets(config: Config, ledger: Ledger) -> AsyncIterator[Targets]:
-    """Open all targets of a configuration and list their archives. Raises StorageError when none can be listed."""
+async def opened_targets(config: Config, ledger: Ledger, *, owed: Owed = nothing_owed) -> AsyncIterator[Targets]:
+    """Open all targets of a configuration and list their archives. Raises StorageError when none can be listed.
+
+    `owed` is told which targets have not got an archive that is in another.
+    """
     async with contextlib.AsyncExitStack() as stack:
-        targets, errors = Targets(ledger), list[ServiceError | StorageError]()
+        targets, errors = Targets(ledger, owed), list[ServiceError | StorageError]()
         for settings in config.targets:
             outcome = Outcome(settings.url)
             targets.outcomes.append(outcome)

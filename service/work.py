@@ -77,7 +77,9 @@ class Work:
     ) -> Result:
         """Back up; do `then` with the proven archive before retention is carried out."""
         try:
-            made = await backup(config, progress=progress, ledger=self._archives, clock=self._clock)
+            made = await backup(
+                config, progress=progress, ledger=self._archives, clock=self._clock, owed=self._pending.add
+            )
         except (ServiceError, StorageError) as error:
             if progress.past_cancelling and not was_removed(error):
                 raise Partial({"unproven": True}, error) from error

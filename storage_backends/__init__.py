@@ -11,6 +11,7 @@ from typing import Any
 
 from storage_backends.base import (
     AccessDenied,
+    Announce,
     InvalidKey,
     InvalidUrl,
     ObjectChanged,
@@ -27,6 +28,7 @@ from storage_backends.base import (
 
 __all__ = [
     "AccessDenied",
+    "Announce",
     "InvalidKey",
     "InvalidUrl",
     "ObjectChanged",

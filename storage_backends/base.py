@@ -27,10 +27,13 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Self
+
+Announce = Callable[[str], Awaitable[None]]
+"""Gets the name of something unfinished, to be remembered for `discard`."""
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,198}[A-Za-z0-9_-])?")
 
@@ -129,7 +132,14 @@ class StorageBackend(ABC):
     promise: Promise
 
     @abstractmethod
-    async def put(self, key: str, data: AsyncIterable[bytes | bytearray], *, overwrite: bool = False) -> ObjectInfo:
+    async def put(
+        self,
+        key: str,
+        data: AsyncIterable[bytes | bytearray],
+        *,
+        overwrite: bool = False,
+        announce: Announce | None = None,
+    ) -> ObjectInfo:
         """Store what `data` yields under `key`. Pulls `data` no faster than it can write, in bounded memory.
 
         A piece that was yielded is not changed any more.
@@ -138,6 +148,9 @@ class StorageBackend(ABC):
         exception (also cancellation) nothing becomes visible and nothing is left behind that `sweep` cannot find.
         Raises ObjectExists (early when it can, at the latest when publishing), TargetFull, AccessDenied,
         TargetUnavailable; an exception of `data` passes through unchanged.
+
+        `announce` is awaited with the name of each thing that a killed writer would leave, before any data is put into
+        it. One that names itself (an S3 upload) is there by then. An exception of `announce` ends the `put`.
         """
 
     @abstractmethod
@@ -164,7 +177,17 @@ class StorageBackend(ABC):
 
     @abstractmethod
     async def sweep(self, before: datetime) -> int:
-        """Remove unfinished uploads of ours that were last touched before `before`; return how many."""
+        """Remove what was left unfinished by writers like this one and last touched before `before`; return how many.
+
+        Other machines may be writing to the same place, so keep `before` a day back.
+        """
+
+    @abstractmethod
+    async def discard(self, unfinished: str) -> bool:
+        """Remove one unfinished thing that a `put` announced and that is known to be over, however young it is.
+
+        Returns False when it is not there (any more), cannot go yet, or is no such thing; nothing else is touched.
+        """
 
     async def free_bytes(self) -> int | None:
         """Tell how many bytes the target still takes from this user; None when it cannot say."""

@@ -11,11 +11,11 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from storage_backends.base import ObjectInfo, StorageBackend, StorageError, TargetUnavailable
+from storage_backends.base import Announce, ObjectInfo, StorageBackend, StorageError, TargetUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +32,23 @@ class FanOut:
         self._patience = patience
         self.outcomes: list[ObjectInfo | StorageError] = []
 
-    async def put(self, key: str, data: AsyncIterable[bytes | bytearray]) -> ObjectInfo:
+    async def put(
+        self,
+        key: str,
+        data: AsyncIterable[bytes | bytearray],
+        *,
+        announce: Callable[[StorageBackend], Announce] | None = None,
+    ) -> ObjectInfo:
         """Store what `data` yields under `key` in every target; return the first that has it.
+
+        `announce` gives what each target's `put` announces its unfinished things to.
 
         Raises the first target's error when none has it. When `data` fails or this is cancelled, no target gets the
         object, and that exception is raised.
         """
         changed = asyncio.Event()
         feeds = [_Feed(target, self._patience, changed) for target in self._targets]
-        puts = [feed.start(key) for feed in feeds]
+        puts = [feed.start(key, announce(feed.target) if announce else None) for feed in feeds]
         try:
             await _pump(data, feeds, changed)
             self.outcomes = list(await asyncio.gather(*puts))
@@ -128,14 +136,14 @@ class _Feed:
         """Tell whether it has nothing left to take."""
         return not self._waiting
 
-    def start(self, key: str) -> asyncio.Task[ObjectInfo | StorageError]:
+    def start(self, key: str, announce: Announce | None) -> asyncio.Task[ObjectInfo | StorageError]:
         """Begin to put what will be given; an error is an outcome like any other."""
-        self._putting = asyncio.create_task(self._put(key), name=f"put to {self.target.url}")
+        self._putting = asyncio.create_task(self._put(key, announce), name=f"put to {self.target.url}")
         return self._putting
 
-    async def _put(self, key: str) -> ObjectInfo | StorageError:
+    async def _put(self, key: str, announce: Announce | None) -> ObjectInfo | StorageError:
         try:
-            return await self.target.put(key, self._pieces())
+            return await self.target.put(key, self._pieces(), announce=announce)
         except StorageError as error:
             return error
         except asyncio.CancelledError:

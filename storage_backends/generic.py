@@ -20,6 +20,7 @@ import fsspec
 
 from storage_backends.base import (
     KEY_PATTERN,
+    Announce,
     InvalidUrl,
     ObjectChanged,
     ObjectInfo,
@@ -113,13 +114,22 @@ class GenericBackend(StorageBackend):
     def __repr__(self) -> str:
         return f"GenericBackend({self.url!r})"
 
-    async def put(self, key: str, data: AsyncIterable[bytes | bytearray], *, overwrite: bool = False) -> ObjectInfo:
+    async def put(
+        self,
+        key: str,
+        data: AsyncIterable[bytes | bytearray],
+        *,
+        overwrite: bool = False,
+        announce: Announce | None = None,
+    ) -> ObjectInfo:
         """Store an object. With `overwrite`, a failure after it was published leaves the new one, whole."""
         check_key(key)
         long = WRITE_TIMES * self._timeout
         async with self._pool.line() as line:
             upload = Upload(line.connection, key, overwrite=overwrite)
             try:
+                if announce is not None and upload.hidden_name:
+                    await announce(upload.hidden_name)
                 await line.run(upload.create)
                 await fill(line.worker, upload.write, data, within=long)
                 return await line.run(upload.publish, within=long)
@@ -187,6 +197,13 @@ class GenericBackend(StorageBackend):
                 if touched is not None and touched < before:
                     removed += await line.run(partial(line.connection.remove, name))
         return removed
+
+    async def discard(self, unfinished: str) -> bool:
+        """Remove a hidden file."""
+        if not is_temporary(unfinished):
+            return False
+        async with self._pool.line() as line:
+            return await line.run(partial(line.connection.remove, unfinished))
 
     async def aclose(self) -> None:
         """Let go of the driver's instances."""

@@ -33,7 +33,8 @@ class Upload:
         self._key = key
         self._overwrite = overwrite
         self._rename = publishes_by_rename(directory.driver)
-        self._name = temporary_name() if self._rename else key
+        self.hidden_name = temporary_name() if self._rename else ""
+        self._name = self.hidden_name or key
         self._file: Any = None
         self._size = 0
         self._published: ObjectInfo | None = None

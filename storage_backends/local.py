@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from storage_backends.base import (
     KEY_PATTERN,
+    Announce,
     ObjectChanged,
     ObjectInfo,
     Promise,
@@ -79,7 +80,14 @@ class LocalBackend(StorageBackend):
         self._timeout = timeout
         self._unnamed = unnamed
 
-    async def put(self, key: str, data: AsyncIterable[bytes | bytearray], *, overwrite: bool = False) -> ObjectInfo:
+    async def put(
+        self,
+        key: str,
+        data: AsyncIterable[bytes | bytearray],
+        *,
+        overwrite: bool = False,
+        announce: Announce | None = None,
+    ) -> ObjectInfo:
         """Store an object; a cancelled `put` returns after its thread has let go of the file.
 
         One case cannot be taken back: with `overwrite`, a failure after the new object got the name leaves the new
@@ -92,6 +100,8 @@ class LocalBackend(StorageBackend):
         try:
             if self._auto_mkdir:
                 await worker.run(self._make_directory, within=self._timeout)
+            if announce is not None:
+                await announce(file.hidden_name)
             await worker.run(file.create, within=self._timeout)
             await fill(worker, file.write, data, within=long)
             status = await worker.run(file.publish, within=long)
@@ -150,6 +160,10 @@ class LocalBackend(StorageBackend):
     async def sweep(self, before: datetime) -> int:
         """Remove hidden files of ours. A file being written is touched by every batch, so keep `before` a day back."""
         return await self._run(partial(self._sweep, before.timestamp()))
+
+    async def discard(self, unfinished: str) -> bool:
+        """Remove a hidden file."""
+        return is_temporary(unfinished) and await self._run(partial(self._discard, unfinished))
 
     async def free_bytes(self) -> int | None:
         """Tell how many bytes the file system still takes from this user."""
@@ -211,6 +225,12 @@ class LocalBackend(StorageBackend):
                 if status is not None and status.st_mtime < before:
                     removed += directory.remove(name)
             return removed
+
+    def _discard(self, name: str) -> bool:
+        if self._not_made_yet():
+            return False
+        with closing(_Directory(self._directory)) as directory, mapped_errors(self._directory):
+            return directory.regular(name) is not None and directory.remove(name) > 0
 
     def _free_bytes(self) -> int:
         there = self._directory

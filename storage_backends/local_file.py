@@ -76,6 +76,7 @@ class UnfinishedFile:
         self._min_free = min_free
         self._looked_at = 0  # how much was written when the free space was last looked at
         self._unnamed = unnamed
+        self.hidden_name = temporary_name()  # for while it needs one
         self._temporary = ""  # the hidden name, while there is one
         self._published = False
         self._directory_fd = -1
@@ -101,7 +102,7 @@ class UnfinishedFile:
                         raise
             self._unnamed = self._fd >= 0
             if not self._unnamed:
-                name = temporary_name()
+                name = self.hidden_name
                 self._fd = os.open(
                     name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE, dir_fd=self._directory_fd
                 )
@@ -196,9 +197,8 @@ class UnfinishedFile:
                 self._rename_without_replacing()
             return
         if self._unnamed:
-            name = temporary_name()
-            self._link(name)
-            self._temporary = name
+            self._link(self.hidden_name)
+            self._temporary = self.hidden_name
         os.rename(self._temporary, self._key, src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
         self._temporary = ""
 

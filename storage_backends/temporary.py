@@ -15,4 +15,4 @@ def temporary_name() -> str:
 
 def is_temporary(name: str) -> bool:
     """Say whether `name` is one that an unfinished upload of ours has."""
-    return name.startswith(PREFIX) and name.endswith(SUFFIX)
+    return name.startswith(PREFIX) and name.endswith(SUFFIX) and "/" not in name and "\\" not in name

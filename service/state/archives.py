@@ -26,15 +26,24 @@ class Archives:
         """Remember that an archive is about to be written."""
         await self._intend(target, name, "write")
 
+    async def unfinished(self, target: str, name: str, what: str) -> None:
+        """Remember what a write has begun in the target."""
+        await self._database.run(
+            lambda db: db.execute("INSERT OR REPLACE INTO unfinished VALUES (?, ?, ?)", (target, name, what))
+        )
+
     async def deleting(self, target: str, name: str) -> None:
         """Remember that an archive is about to be removed."""
         await self._intend(target, name, "delete")
 
     async def settled(self, target: str, name: str) -> None:
         """Forget what was about to be done."""
-        await self._database.run(
-            lambda db: db.execute("DELETE FROM intents WHERE (target, name) = (?, ?)", (target, name))
-        )
+
+        def work(db: sqlite3.Connection) -> None:
+            for table in ("intents", "unfinished"):
+                db.execute(f"DELETE FROM {table} WHERE (target, name) = (?, ?)", (target, name))
+
+        await self._database.run(work)
 
     async def found(self, target: str, name: str, etag: str, evidence: Evidence) -> None:
         """Remember the evidence for an archive; facts are kept when it is still the same object. See `Ledger.found`."""
@@ -98,15 +107,22 @@ class Archives:
 
     async def intents(self) -> list[Intent]:
         """Return everything that was about to be done and of which no end was told."""
-        rows = await self._database.run(
-            lambda db: db.execute("SELECT action, target, name FROM intents ORDER BY target, name").fetchall()
-        )
-        return [Intent(*row) for row in rows]
+
+        def work(db: sqlite3.Connection) -> list[Intent]:
+            rows = db.execute("SELECT action, target, name FROM intents ORDER BY target, name").fetchall()
+            return [Intent(action, target, name, _unfinished(db, target, name)) for action, target, name in rows]
+
+        return await self._database.run(work)
 
     async def _intend(self, target: str, name: str, action: str) -> None:
         await self._database.run(
             lambda db: db.execute("INSERT OR REPLACE INTO intents VALUES (?, ?, ?)", (target, name, action))
         )
+
+
+def _unfinished(db: sqlite3.Connection, target: str, name: str) -> tuple[str, ...]:
+    rows = db.execute("SELECT what FROM unfinished WHERE (target, name) = (?, ?) ORDER BY what", (target, name))
+    return tuple(what for (what,) in rows)
 
 
 def _facts(text: str | None) -> dict[str, Any] | None:

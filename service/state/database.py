@@ -43,6 +43,11 @@ MIGRATIONS = (
         key TEXT PRIMARY KEY, request TEXT NOT NULL, answer TEXT NOT NULL, created TEXT NOT NULL
     ) STRICT;
     """,
+    """
+    CREATE TABLE unfinished (
+        target TEXT NOT NULL, name TEXT NOT NULL, what TEXT NOT NULL, PRIMARY KEY (target, name, what)
+    ) STRICT;
+    """,
 )
 
 

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from storage_backends.base import (
     KEY_PATTERN,
     AccessDenied,
+    Announce,
     InvalidUrl,
     ObjectInfo,
     ObjectNotFound,
@@ -60,7 +61,14 @@ class S3Backend(StorageBackend):
     def __repr__(self) -> str:
         return f"S3Backend({self.url!r})"
 
-    async def put(self, key: str, data: AsyncIterable[bytes | bytearray], *, overwrite: bool = False) -> ObjectInfo:
+    async def put(
+        self,
+        key: str,
+        data: AsyncIterable[bytes | bytearray],
+        *,
+        overwrite: bool = False,
+        announce: Announce | None = None,
+    ) -> ObjectInfo:
         """Store an object; a cancelled `put` returns when what it sent is settled, after 30 seconds at most.
 
         With Object Lock, what was published and is taken back stays as a hidden version until its lock ends.
@@ -68,8 +76,8 @@ class S3Backend(StorageBackend):
         check_key(key)
         if not overwrite and await head(self.connection, key) is not None:
             raise exists_error(self.connection.where(key))
-        conditional = await self.conditional_writes()
-        upload = Upload(self.connection, key, overwrite=overwrite, conditional=conditional)
+        conditional = await self.conditional_writes(announce)
+        upload = Upload(self.connection, key, overwrite=overwrite, conditional=conditional, announce=announce)
         try:
             await upload.send(data)
             return await settled(upload.publish())
@@ -127,15 +135,19 @@ class S3Backend(StorageBackend):
         """Abort unfinished uploads under the prefix and remove claims of ours, touched before `before`."""
         return await stale.sweep(self.connection, before)
 
+    async def discard(self, unfinished: str) -> bool:
+        """Abort an upload, or remove a hidden object."""
+        return await stale.discard(self.connection, unfinished)
+
     async def free_bytes(self) -> int | None:
         """S3 does not tell."""
         return None
 
-    async def conditional_writes(self) -> bool:
-        """Say whether the endpoint itself refuses to replace an object; tried once."""
+    async def conditional_writes(self, announce: Announce | None = None) -> bool:
+        """Say whether the endpoint itself refuses to replace an object; tried once, which may have to be announced."""
         async with self._probing:
             if self._conditional is None:
-                self._conditional = await conditional_writes(self.connection)
+                self._conditional = await conditional_writes(self.connection, announce)
             return self._conditional
 
     async def aclose(self) -> None:

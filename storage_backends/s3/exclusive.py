@@ -25,15 +25,14 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from storage_backends.base import StorageError, TargetUnavailable
+from storage_backends.base import Announce, StorageError, TargetUnavailable
 from storage_backends.s3.body import PartBody
 from storage_backends.s3.connection import Connection
 from storage_backends.s3.errors import FAILURES, error_status, exists_error, is_refused_condition, is_retriable, mapped
 from storage_backends.s3.head import head
 from storage_backends.s3.settled import SETTLE_SECONDS, settled
+from storage_backends.s3.unfinished import HIDDEN_PREFIX, hidden_object, unfinished_upload
 
-HIDDEN_PREFIX = ".deviceon-backup-"
-HIDDEN_NAME = re.compile(r"\.deviceon-backup-(?:[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.)?[0-9a-f]{32}\.(?:lock|probe)")
 LEASE = timedelta(minutes=15)
 WAIT_SECONDS = 60.0
 HOLD_SECONDS = 600.0
@@ -46,17 +45,19 @@ async def put_hidden(connection: Connection, name: str, **more: str) -> None:
     await connection.call("put_object", key=name, Key=connection.path(name), Body=body, ContentMD5=body.md5(), **more)
 
 
-async def conditional_writes(connection: Connection) -> bool:
+async def conditional_writes(connection: Connection, announce: Announce | None = None) -> bool:
     """Say whether the endpoint refuses to replace an object, also when an upload of parts is completed.
 
-    Tries it on a hidden object, which is removed again. Amazon's own endpoints are known.
+    Tries it on a hidden object, which is announced before and removed again. Amazon's own endpoints are known.
     """
     if (await connection.endpoint_host()).endswith(_AMAZON):
         return True
     name = f"{HIDDEN_PREFIX}{secrets.token_hex(16)}.probe"
+    if announce is not None:
+        await announce(hidden_object(name))
     try:
         await put_hidden(connection, name)
-        return await _put_refused(connection, name) and await _completion_refused(connection, name)
+        return await _put_refused(connection, name) and await _completion_refused(connection, name, announce)
     finally:
         await settled(remove_hidden(connection, name))
 
@@ -66,10 +67,12 @@ async def _put_refused(connection: Connection, name: str) -> bool:
     return await _refused(connection, "put_object", name, Body=body, ContentMD5=body.md5(), IfNoneMatch="*")
 
 
-async def _completion_refused(connection: Connection, name: str) -> bool:
+async def _completion_refused(connection: Connection, name: str, announce: Announce | None) -> bool:
     path = connection.path(name)
     upload = (await connection.call("create_multipart_upload", key=name, Key=path))["UploadId"]
     try:
+        if announce is not None:
+            await announce(unfinished_upload(name, upload))
         body = PartBody([b"\n"])
         part = await connection.call(
             "upload_part", key=name, Key=path, UploadId=upload, PartNumber=1, Body=body, ContentMD5=body.md5()
@@ -115,11 +118,15 @@ async def remove_hidden(connection: Connection, name: str) -> None:
 
 
 @asynccontextmanager
-async def claimed(connection: Connection, key: str) -> AsyncIterator[None]:
-    """Hold the claim to `key` inside the block. Raises ObjectExists when the key is taken, TargetUnavailable when
-    another writer neither finishes nor goes away, or when the block takes longer than a claim may be kept.
+async def claimed(connection: Connection, key: str, announce: Announce | None = None) -> AsyncIterator[None]:
+    """Hold the claim to `key` inside the block; it is announced before it is made.
+
+    Raises ObjectExists when the key is taken, TargetUnavailable when another writer neither finishes nor goes away, or
+    when the block takes longer than a claim may be kept.
     """
     claim = _Claim(connection, key)
+    if announce is not None:
+        await announce(hidden_object(claim.name))
     try:
         await claim.acquire()
         async with asyncio.timeout(HOLD_SECONDS):

@@ -1,34 +1,65 @@
-"""What killed writers left: unfinished uploads of parts, and hidden objects."""
+"""What killed writers left: unfinished uploads, and hidden objects."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from storage_backends.base import KEY_PATTERN, ObjectNotFound
+from storage_backends.s3 import exclusive
 from storage_backends.s3.connection import Connection
 from storage_backends.s3.errors import no_s3
-from storage_backends.s3.exclusive import HIDDEN_NAME, HIDDEN_PREFIX
+from storage_backends.s3.head import head
+from storage_backends.s3.unfinished import CLAIM_SUFFIX, HIDDEN_NAME, HIDDEN_PREFIX, parse_unfinished
 
 
 async def sweep(connection: Connection, before: datetime) -> int:
-    """Remove what was last touched before `before`; return how many.
+    """Remove what was last touched before `before`, and no claim that still counts; return how many.
 
     S3 does not tell who began an upload: all that are unfinished under the target's prefix, for keys that the target
-    may hold, count as ours.
+    may hold, count as ours. Ages go by the server's clock, so that nothing is old because this machine's is ahead.
     """
+    now = await _server_time(connection)
+    before = min(before, before + (now - datetime.now(UTC)))
     removed = 0
     uploads = [upload async for upload in _uploads(connection)]
     for upload in uploads:
         if upload["Initiated"] < before and await _touched(connection, upload) < before:
-            removed += await _abort(connection, upload)
+            removed += await _abort(connection, upload["Key"], upload["UploadId"])
     async for item in pages(connection, "list_objects_v2", "Contents", prefix=HIDDEN_PREFIX):
         name = item["Key"].removeprefix(connection.options.prefix)
-        if HIDDEN_NAME.fullmatch(name) and item["LastModified"] < before:
+        held = name.endswith(CLAIM_SUFFIX) and now - item["LastModified"] < exclusive.LEASE
+        if HIDDEN_NAME.fullmatch(name) and item["LastModified"] < before and not held:
             await connection.call("delete_object", key=name, Key=item["Key"])
             removed += 1
     return removed
+
+
+async def discard(connection: Connection, unfinished: str) -> bool:
+    """Remove what was announced; see `StorageBackend.discard`."""
+    parsed = parse_unfinished(unfinished)
+    if parsed is None:
+        return False
+    name, upload_id = parsed
+    path = connection.path(name)
+    if upload_id:
+        return await _abort(connection, path, upload_id) > 0
+    if await head(connection, name) is None:
+        return False
+    await connection.call("delete_object", key=name, Key=path)
+    return True
+
+
+async def _server_time(connection: Connection) -> datetime:
+    """Return the server's time, not before it is: its header cuts off what is less than a second."""
+    answer = await connection.call("list_objects_v2", Prefix=connection.path(HIDDEN_PREFIX), MaxKeys=1)
+    try:
+        told = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return told.astimezone(UTC) + timedelta(seconds=1)
+    except (KeyError, ValueError):
+        return datetime.now(UTC)
 
 
 async def pages(
@@ -75,9 +106,9 @@ async def _touched(connection: Connection, upload: dict[str, Any]) -> datetime:
         marker = {"PartNumberMarker": page["NextPartNumberMarker"]}
 
 
-async def _abort(connection: Connection, upload: dict[str, Any]) -> int:
+async def _abort(connection: Connection, path: str, upload_id: str) -> int:
     try:
-        await connection.call("abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"])
+        await connection.call("abort_multipart_upload", Key=path, UploadId=upload_id)
     except ObjectNotFound:
         return 0
     return 1

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from storage_backends.base import InvalidUrl, ObjectInfo, StorageError, TargetUnavailable
+from storage_backends.base import Announce, InvalidUrl, ObjectInfo, StorageError, TargetUnavailable
 from storage_backends.s3.body import PartBody, encoded_crc32
 from storage_backends.s3.connection import Connection
 from storage_backends.s3.errors import FAILURES, error_code, exists_error, is_refused_condition, mapped
@@ -22,6 +22,7 @@ from storage_backends.s3.head import UPLOAD_ID, Head, head
 from storage_backends.s3.room import Room
 from storage_backends.s3.settled import settled
 from storage_backends.s3.split import Part, split
+from storage_backends.s3.unfinished import unfinished_upload
 
 COMPLETE_TIMEOUTS = 5
 """A completion may take this many times the usual time-out: the server reads all parts' records."""
@@ -33,11 +34,14 @@ LOCKED_SUFFIX = ".zip"
 class Upload:
     """The upload of one object: `send`, then `publish`; `discard` after any failure."""
 
-    def __init__(self, connection: Connection, key: str, *, overwrite: bool, conditional: bool) -> None:
+    def __init__(
+        self, connection: Connection, key: str, *, overwrite: bool, conditional: bool, announce: Announce | None = None
+    ) -> None:
         self._connection = connection
         self._key = key
         self._path = connection.path(key)
         self._overwrite = overwrite
+        self._announce = announce
         self._conditional = conditional and not overwrite
         self._id = secrets.token_hex(16)
         self._size = 0
@@ -76,7 +80,7 @@ class Upload:
         if self._overwrite or self._conditional:
             await self._appear()
         else:
-            async with claimed(self._connection, self._key):
+            async with claimed(self._connection, self._key, self._announce):
                 if await head(self._connection, self._key) is not None:
                     raise exists_error(self._connection.where(self._key))
                 await self._appear()
@@ -109,6 +113,8 @@ class Upload:
         except InvalidUrl:  # "I do not know this": once more without checksums
             begun = await call("create_multipart_upload", key=self._key, Key=self._path, **self._of_object())
         self._upload_id = begun["UploadId"]
+        if self._announce is not None:
+            await self._announce(unfinished_upload(self._key, begun["UploadId"]))
         # Who does not know them, ignores them and says nothing of them.
         self._full_crc = begun.get("ChecksumAlgorithm") == "CRC32" and begun.get("ChecksumType") == "FULL_OBJECT"
 

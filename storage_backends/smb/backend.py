@@ -15,6 +15,7 @@ from itertools import islice
 
 from storage_backends.base import (
     KEY_PATTERN,
+    Announce,
     ObjectChanged,
     ObjectExists,
     ObjectInfo,
@@ -56,7 +57,14 @@ class SmbBackend(StorageBackend):
         self._place = place
         self._pool = Pool(partial(SmbConnection, place), place.url, within=place.timeout)
 
-    async def put(self, key: str, data: AsyncIterable[bytes | bytearray], *, overwrite: bool = False) -> ObjectInfo:
+    async def put(
+        self,
+        key: str,
+        data: AsyncIterable[bytes | bytearray],
+        *,
+        overwrite: bool = False,
+        announce: Announce | None = None,
+    ) -> ObjectInfo:
         """Store an object. A connection that breaks meanwhile ends it with TargetUnavailable.
 
         A cancelled or failed `put` returns after its thread has let go and the hidden file is removed; when the server
@@ -70,6 +78,8 @@ class SmbBackend(StorageBackend):
         async with self._pool.line() as line:
             upload = Upload(line.connection, key, overwrite=overwrite)
             try:
+                if announce is not None:
+                    await announce(upload.hidden_name)
                 await line.run(upload.create)
                 await fill(line.worker, upload.write, data, within=self._place.timeout)
                 await line.run(upload.flush, within=long)
@@ -133,13 +143,20 @@ class SmbBackend(StorageBackend):
         removed = 0
         for info in await self._look(is_temporary):
             if info.modified < before:
-                async with self._pool.line() as line:
-                    try:
-                        removed += await line.run(partial(line.connection.remove, info.key))
-                    except TargetUnavailable:
-                        if not line.connection.usable:
-                            raise
+                removed += await self.discard(info.key)
         return removed
+
+    async def discard(self, unfinished: str) -> bool:
+        """Remove a hidden file; one that the server still holds for somebody is left."""
+        if not is_temporary(unfinished):
+            return False
+        async with self._pool.line() as line:
+            try:
+                return await line.run(partial(line.connection.remove, unfinished))
+            except TargetUnavailable:
+                if not line.connection.usable:
+                    raise
+                return False
 
     async def free_bytes(self) -> int | None:
         """Tell how many bytes the share still takes from this user."""

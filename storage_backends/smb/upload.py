@@ -49,6 +49,7 @@ class Upload:
         self._place = connection.place
         self._key = key
         self._overwrite = overwrite
+        self.hidden_name = temporary_name()
         self._temporary = ""  # the hidden name, from when the file may have it to when it has another
         self._handle: Handle | None = None
         self._file_id = 0
@@ -63,7 +64,7 @@ class Upload:
             raise exists(self._place, self._key)
         if self._place.auto_mkdir:
             self._connection.make_directory()
-        self._temporary = temporary_name()
+        self._temporary = self.hidden_name
         self._handle = self._connection.create_upload(self._temporary)
 
     def write(self, pieces: Sequence[bytes | bytearray]) -> None:

@@ -30,6 +30,14 @@ class Place(ABC):
     readers_keep_theirs: ClassVar[bool] = True
     """A reader goes on with the object that it began; otherwise it is told that the object changed."""
 
+    announces: ClassVar[bool] = True
+    """A writer has unfinished things with a name."""
+
+    @property
+    def leaves_something(self) -> bool:
+        """Say whether a killed writer leaves what somebody sees."""
+        return True
+
     @abstractmethod
     def open(self) -> StorageBackend:
         """Return a new backend; all of one place see the same objects."""
@@ -53,6 +61,11 @@ class LocalPlace(Place):
 
     directory: Path
     unnamed: bool = True
+
+    @property
+    def leaves_something(self) -> bool:
+        """Say whether files have a name from the beginning."""
+        return not self.unnamed
 
     def open(self) -> StorageBackend:
         """Open the directory."""
@@ -111,6 +124,7 @@ class MemoryPlace(Place):
 
     directory: str
     in_this_process = True
+    announces = False
     other_processes_keep_out = False
     readers_keep_theirs = False
 
@@ -122,6 +136,11 @@ class MemoryPlace(Place):
         """Look for hidden names."""
         paths = [path for path in MemoryFileSystem.store if path.startswith(f"{self.directory}/")]
         return [name for name in (path.rpartition("/")[2] for path in paths) if name.startswith(".")]
+
+    @property
+    def leaves_something(self) -> bool:
+        """Say that nothing is left of what was not committed."""
+        return False
 
     def abandon_upload(self, touched: datetime) -> None:
         """Make a hidden file: none of ours would be left by a driver that commits."""
@@ -141,6 +160,11 @@ class FtpPlace(LocalPlace):
     url: str = ""
     other_processes_keep_out = False
     readers_keep_theirs = False
+
+    @property
+    def leaves_something(self) -> bool:
+        """Every file has a name."""
+        return True
 
     def open(self) -> StorageBackend:
         """Open the directory by way of the server."""

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, MutableSequence
 from contextlib import aclosing, suppress
 from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
-from multiprocessing import get_context
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from multiprocessing.synchronize import Event as EventType
 from pathlib import Path
@@ -372,6 +373,95 @@ async def test_killing_the_writer_shows_nothing_and_sweep_clears_up(target: Stor
     assert place.unfinished() == []
     await target.put("object", pieces(b"again"))
     assert await read(target, "object") == b"again"
+
+
+def _announce_for_ever(place: Place, announced: Connection) -> None:
+    async def data() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(MIB)
+            announced.send("")
+
+    async def announce(name: str) -> None:
+        announced.send(name)
+
+    async def run() -> None:
+        async with place.open() as target:
+            await target.put("object", data(), announce=announce)
+
+    asyncio.run(run())
+
+
+async def test_what_a_killed_writer_announced_goes_at_once_and_nothing_of_others(
+    target: StorageBackend, place: Place
+) -> None:
+    """Another machine writes to the same place meanwhile, and a third was killed a moment ago."""
+    others: list[str] = []
+    going_on = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        for _ in range(6):
+            yield bytes(MIB)
+        await going_on.wait()
+        yield b"end"
+
+    async def announce(name: str) -> None:
+        others.append(name)
+
+    other = asyncio.create_task(target.put("other", slow(), announce=announce))
+    receiver, sender = Pipe(duplex=False)
+    process = get_context("spawn").Process(target=_announce_for_ever, args=(place, sender))
+    process.start()
+    announced: list[str] = []
+    for _ in range(12):  # long enough for the first part of an upload in parts
+        while name := await asyncio.to_thread(receiver.recv):
+            announced.append(name)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    process.close()
+    receiver.close()
+    sender.close()
+    place.abandon_upload(datetime.now(UTC))
+
+    removed = [await target.discard(name) for name in announced]
+    assert await target.sweep(datetime.now(UTC) - timedelta(hours=24)) == 0
+    left = place.unfinished()
+    assert [await target.discard(name) for name in announced] == [False] * len(announced)
+    going_on.set()
+    assert (await other).size == 6 * MIB + 3
+    assert len(await read(target, "other")) == 6 * MIB + 3
+    assert len(left) - len(place.unfinished()) == (1 if place.leaves_something else 0), "the other's upload was there"
+    assert len(place.unfinished()) == 1, "what the third left is not a day old"
+    assert any(removed) is place.leaves_something
+    assert [await target.discard(name) for name in others] == [False] * len(others)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["object", "upload object 1", "object object", "upload object", ".deviceon-backup-x", "/etc/passwd", "", " ",
+     "upload", "../.deviceon-backup-1.part", ".deviceon-backup-/../../x.part", "upload ../x 1",
+     "object .deviceon-backup-x.lock"],
+)  # fmt: skip
+async def test_nothing_is_discarded_that_was_not_announced(target: StorageBackend, place: Place, name: str) -> None:
+    await target.put("object", pieces(b"x"))
+    place.put_by_hand(".deviceon-backup-x", b"somebody's")
+    assert await target.discard(name) is False
+    assert await keys(target) == ["object"]
+    assert place.unfinished() == [".deviceon-backup-x"]
+
+
+async def test_an_announcement_that_fails_ends_the_upload(target: StorageBackend, place: Place) -> None:
+    async def announce(name: str) -> None:
+        raise OSError("nobody can remember that")
+
+    async def data() -> AsyncIterator[bytes]:
+        for _ in range(7):
+            yield bytes(MIB)
+
+    if place.announces:
+        with pytest.raises(OSError, match="nobody can remember"):
+            await target.put("object", data(), announce=announce)
+        assert await keys(target) == place.unfinished() == []
 
 
 async def test_deleting_twice_is_fine(target: StorageBackend) -> None:

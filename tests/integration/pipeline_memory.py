@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable
 from pathlib import Path
+from typing import Any
 
 from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
@@ -30,13 +31,13 @@ NOISE = os.urandom(CHUNK_BYTES + (1 << 20))  # longer than a chunk: within one n
 class SlowBackend(LocalBackend):
     """The local target behind a slow line."""
 
-    async def put(self, key: str, data: AsyncIterable[bytes | bytearray], *, overwrite: bool = False) -> ObjectInfo:
+    async def put(self, key: str, data: AsyncIterable[bytes | bytearray], **_: Any) -> ObjectInfo:
         async def slowly() -> AsyncGenerator[bytes | bytearray, None]:
             async for piece in data:
                 await asyncio.sleep(len(piece) / 1e9)
                 yield piece
 
-        return await super().put(key, slowly(), overwrite=overwrite)
+        return await super().put(key, slowly())
 
 
 def stream(chunks: int) -> Stream:

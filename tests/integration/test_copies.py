@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import pytest
 from service.app import App
 from service.errors import ConfigError
 from service.job import Job, JobKind
+from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
+from storage_backends.base import TargetUnavailable
 from tests.service_parts import ADMIN, Place
 
 
@@ -87,6 +91,31 @@ async def test_a_target_that_is_away_is_told_and_made_good_later(place: Place, a
     assert copied.state == "succeeded" and copied.result and copied.result["copied"] is True
     assert same(place, name)
     assert await evidence(app, url) == {name: "verified"}
+    assert await app.pending.all() == []
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_what_a_target_missed_is_owed_also_when_the_only_other_cannot_be_read_back(
+    place: Place, app: App, monkeypatch: pytest.MonkeyPatch, *, killed: bool
+) -> None:
+    second(place).rename(second(place).with_name("away"))
+
+    async def gone(*_: object, **__: object) -> None:
+        raise asyncio.CancelledError if killed else TargetUnavailable("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ArchiveReader, "open", gone)
+        if killed:
+            with suppress(asyncio.CancelledError):
+                await run(app, place, "backup")
+        else:
+            job = await run(app, place, "backup")
+            assert job.state == "partial" and job.result == {"unproven": True}
+    (name,) = place.names()
+    assert await app.pending.all() == [(name, urls(place)[1])]
+    second(place).with_name("away").rename(second(place))
+    copied = await run(app, place, "copy", archive=name, target=urls(place)[1])
+    assert copied.state == "succeeded" and same(place, name)
     assert await app.pending.all() == []
 
 

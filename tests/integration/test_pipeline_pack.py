@@ -338,7 +338,7 @@ class Misbehaving(LocalBackend):
         self._take = take
         self._lost = lost
 
-    async def put(self, key: str, data: AsyncIterable[bytes | bytearray], *, overwrite: bool = False) -> ObjectInfo:
+    async def put(self, key: str, data: AsyncIterable[bytes | bytearray], **_: Any) -> ObjectInfo:
         size = 0
         async for piece in data:
             size += len(piece)
@@ -379,8 +379,8 @@ async def test_a_target_that_stands_still_stops_the_sources(tmp_path: Path) -> N
     stopped = asyncio.Event()
 
     class Stalled(LocalBackend):
-        async def put(self, key: str, data: AsyncIterable[bytes | bytearray], *, overwrite: bool = False) -> ObjectInfo:
-            async for _ in data:
+        async def put(self, key: str, data: AsyncIterable[bytes | bytearray], **_: Any) -> ObjectInfo:
+            async for _piece in data:
                 await stopped.wait()
             raise AssertionError("never gets here")
 

@@ -10,9 +10,9 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -27,7 +27,8 @@ from storage_backends import (
     TargetUnavailable,
     open_target,
 )
-from storage_backends.s3 import S3Backend, exclusive
+from storage_backends.s3 import S3Backend, exclusive, stale
+from storage_backends.s3.unfinished import HIDDEN_PREFIX
 from tests import s3_servers
 from tests.s3_proxy import Asked, HttpFault, S3Proxy
 
@@ -130,14 +131,14 @@ async def test_a_small_object_does_not_slip_in_while_one_of_parts_is_published()
 
 async def test_the_claim_of_a_killed_writer_holds_others_off_until_it_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(s3_servers.ceph_options()) as target:
-        name = f"{exclusive.HIDDEN_PREFIX}object.{'0' * 32}.lock"
+        name = f"{HIDDEN_PREFIX}object.{'0' * 32}.lock"
         await exclusive.put_hidden(target.connection, name)
         monkeypatch.setattr(exclusive, "WAIT_SECONDS", 0.5)
         with pytest.raises(TargetUnavailable, match="another writer"):
             await target.put("object", pieces(b"x"))
         assert await keys(target) == []
         await target.put("object.zip", pieces(b"x"))  # the claim is to another key
-        await asyncio.sleep(0.1)
+        assert await target.sweep(datetime.now(UTC) + timedelta(minutes=1)) == 0, "it still counts"
         monkeypatch.setattr(exclusive, "LEASE", timedelta(0))
         await target.put("object", pieces(b"x"))
         assert await target.sweep(datetime.now(UTC) + timedelta(minutes=1)) == 1
@@ -164,6 +165,23 @@ async def test_sweep_counts_by_the_last_part_and_leaves_others_alone() -> None:
         assert await target.sweep(between) == 0
         assert await target.sweep(datetime.now(UTC) + timedelta(minutes=1)) == 2
         assert old != fed
+
+
+async def test_a_clock_that_is_ahead_makes_nobodys_upload_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + timedelta(days=3)
+
+    prefix = s3_servers.new_prefix()
+    async with opened(s3_servers.ceph_options(), prefix) as target:
+        client = s3_servers.ceph().client()
+        client.create_multipart_upload(Bucket=s3_servers.BUCKET, Key=f"{prefix}/object")
+        client.close()
+        with monkeypatch.context() as patched:
+            patched.setattr(stale, "datetime", Ahead)
+            assert await target.sweep(Ahead.now(UTC) - timedelta(hours=24)) == 0
+        assert await target.sweep(datetime.now(UTC) + timedelta(minutes=1)) == 1
 
 
 async def test_what_lies_deeper_or_is_no_key_is_not_listed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -151,11 +152,18 @@ async def test_what_was_begun_in_another_target_waits_for_it(place: Place, app: 
     assert await app.archives.intents() == [elsewhere]
 
 
-async def test_an_unfinished_upload_is_swept_when_it_was_begun_here(place: Place, app: App) -> None:
-    leave(place, touched=place.clock() - timedelta(seconds=10))
+async def test_an_unfinished_upload_is_swept_when_it_was_begun_here_and_no_other(place: Place, app: App) -> None:
+    ours = leave(place, touched=place.clock() - timedelta(seconds=10))
+    others = ours.with_name(LEFTOVER.replace("0", "f"))
+    shutil.copy2(ours, others)
     await app.archives.writing(url(place), ABSENT)
+    await app.archives.unfinished(url(place), ABSENT, ours.name)
+    await app.archives.unfinished(url(place), ABSENT, ours.name.replace("1", "2"))  # was never made
     assert await settled(place, app) == SettleResult(swept=1)
-    assert place.names() == set()
+    assert place.names() == {others.name}, "another machine may be writing it"
+    assert await app.archives.intents() == []
+    await app.archives.writing(url(place), ABSENT)
+    assert [intent.unfinished for intent in await app.archives.intents()] == [()], "what was settled is forgotten"
 
 
 async def test_an_unfinished_upload_of_which_nothing_is_known_is_left_alone_for_a_day(place: Place, app: App) -> None:
