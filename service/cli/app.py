@@ -6,7 +6,18 @@ from typing import Any
 
 import click
 
-from service.cli import archives, failures, keeping, resetting, restoring, serving, settings, system_backup, watching
+from service.cli import (
+    archives,
+    failures,
+    keeping,
+    recovering,
+    resetting,
+    restoring,
+    serving,
+    settings,
+    system_backup,
+    watching,
+)
 from service.cli.failures import Interrupted, JobEnded
 from service.cli.options import Shared, emit, shared_options
 from service.failure import as_json
@@ -57,6 +68,7 @@ for command in (
     restoring.rollback,
     restoring.commit,
     resetting.baseline,
+    recovering.recover,
     settings.config,
     settings.doctor,
     settings.version,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from service.archive.parts import Footer, Header, Manifest
     from service.finding import Finding
     from service.restore_plan import RestorePlan
+    from service.sources.base import PlanItem
     from storage_backends.base import ObjectInfo
 
 _COLOURS = {True: "green", False: "red", None: "yellow"}
@@ -118,8 +119,7 @@ def plan(found: RestorePlan, *, can_be_allowed: Collection[str]) -> None:
         f"{plain(found.archive)}: {plain(found.product)} {plain(found.server_version)}, {at_utc(found.created)},"
         f" {size(found.raw_bytes)}"
     )
-    for item in found.items:
-        _item(item.action, item.what, item.note)
+    items(found.items)
     _left_out(found.excluded, found.warnings)
     show_obstacles(found.obstacles)
     allowed = sorted({obstacle.code for obstacle in found.obstacles} & set(can_be_allowed))
@@ -140,22 +140,28 @@ def restore(result: Mapping[str, Any]) -> None:
     click.echo("next: look whether all is well, then `deviceon-backup commit`, or `deviceon-backup rollback`")
 
 
-def findings(found: Iterable[Finding]) -> None:
+def findings(found: Iterable[Finding], *, err: bool = False) -> None:
     """Print one line for each finding, with its remedy below."""
     for finding in found:
         word = click.style(f"{finding.word:4}", fg=_COLOURS[finding.ok])
-        click.echo(f"{word}  {plain(finding.name)}: {_lines(finding.message)}")
+        click.echo(f"{word}  {plain(finding.name)}: {_lines(finding.message)}", err=err)
         if finding.remedy:
-            click.echo(f"      what to do: {plain(finding.remedy)}")
+            click.echo(f"      what to do: {plain(finding.remedy)}", err=err)
 
 
 def _lines(text: str) -> str:
     return "\n      ".join(plain(line) for line in text.splitlines())
 
 
-def _item(action: str, what: str, note: str) -> None:
+def items(found: Iterable[PlanItem], *, err: bool = False) -> None:
+    """Print what a restore would replace, create and keep."""
+    for item in found:
+        _item(item.action, item.what, item.note, err=err)
+
+
+def _item(action: str, what: str, note: str, *, err: bool = False) -> None:
     told = f" ({plain(note)})" if note else ""
-    click.echo(f"  {plain(action):8}{plain(what)}{told}")
+    click.echo(f"  {plain(action):8}{plain(what)}{told}", err=err)
 
 
 def _left_out(excluded: Iterable[Mapping[str, Any]], warnings: Iterable[str]) -> None:

@@ -51,7 +51,7 @@ def restore(
     """
     shared: Shared = ctx.obj
     select = part_of(options)
-    config = _with_version(shared, ask_for_pin(shared, config_for(shared, archive, options), archive))
+    config = with_version(shared, ask_for_pin(shared, config_for(shared, archive, options), archive))
     allowed = frozenset(allow)
     if plan_only:
         ctx.exit(_show_plan(config, archive, allowed, select, as_json=shared.json))
@@ -60,7 +60,7 @@ def restore(
         refused = _show_plan(config, archive, allowed, select, as_json=False)
         if refused:
             ctx.exit(refused)
-        _ask("Restore this archive over what is there now?")
+        ask("Restore this archive over what is there now?")
     params = {"archive": archive, "allow": sorted(allowed), **select.as_params()}
     result = run_job_with(config, shared, options, "restore.start", **params)
     if shared.json:
@@ -70,7 +70,7 @@ def restore(
     click.echo(SUCCESS)
 
 
-def _with_version(shared: Shared, config: Config) -> Config:
+def with_version(shared: Shared, config: Config) -> Config:
     """Return `config` knowing the installed version, which an archive alone cannot tell; ask when somebody is there."""
     from service.config_for_archive import Given, require_version, version_is_known, with_given  # noqa: PLC0415
 
@@ -106,7 +106,7 @@ def rollback(shared: Shared, /, yes: bool, **options: Any) -> None:
     config = config_for_settling(shared, options)
     if not yes and _pending(config, "returns to its state before that; what was restored is removed"):
         shared.require_somebody()
-        _ask("Return to the state before the restore?")
+        ask("Return to the state before the restore?")
     result = run_job_with(config, shared, options, "restore.rollback")
     if shared.json:
         emit(result)
@@ -125,7 +125,7 @@ def commit(shared: Shared, /, yes: bool, **options: Any) -> None:
     config = config_for_settling(shared, options)
     if not yes and _pending(config, "keeps what was restored; its old state is removed FOR GOOD"):
         shared.require_somebody()
-        _ask("Remove the old state?")
+        ask("Remove the old state?")
     result = run_job_with(config, shared, options, "restore.commit")
     if shared.json:
         emit(result)
@@ -146,7 +146,8 @@ def _pending(config: Config, what_happens: str) -> bool:
     return True
 
 
-def _ask(question: str) -> None:
+def ask(question: str) -> None:
+    """Have `yes` typed. Raises Abort when anything else is."""
     answer = click.prompt(f"{question} Type yes", default="", show_default=False, err=True)
     if answer.strip().lower() != "yes":
         raise click.Abort

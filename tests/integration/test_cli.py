@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pty
-import select
 import shutil
 import signal
 import sqlite3
@@ -23,6 +21,7 @@ import yaml
 from click.testing import CliRunner
 
 from service.cli.app import command_line
+from tests.at_terminal import Terminal
 
 SCRIPT = str(Path(sysconfig.get_path("scripts")) / "deviceon-backup")
 CANARY = "canary-Zx81-hunter2"
@@ -353,55 +352,13 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-class Terminal:
-    """The program with somebody at a terminal; stdout is apart, to see what a script would."""
-
-    def __init__(self, machine: Machine, *arguments: str) -> None:
-        self._leader, follower = pty.openpty()
-        self.shown = ""
-        self.process = subprocess.Popen(
-            ["setsid", "--ctty", SCRIPT, *arguments],  # so that Ctrl-C reaches the program
-            stdin=follower,
-            stderr=follower,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=clean_environment(DEVICEON_BACKUP_CONFIG=str(machine.config_file)),
-        )
-        os.close(follower)
-
-    def answer(self, question: str, answer: str) -> None:
-        deadline = time.monotonic() + 30
-        while question not in self.shown:
-            assert time.monotonic() < deadline, self.shown
-            if select.select([self._leader], [], [], 0.1)[0]:
-                self.shown += os.read(self._leader, 4096).decode()
-        os.write(self._leader, answer.encode())
-
-    def press_until_it_ends(self, key: str) -> None:
-        """Press a key again as a person would: one that comes just before the program reads is seen after the next."""
-        deadline = time.monotonic() + 30
-        while self.process.poll() is None:
-            assert time.monotonic() < deadline, self.shown
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(1)
-                return
-            os.write(self._leader, key.encode())
-
-    def finish(self) -> tuple[int, str]:
-        stdout, _ = self.process.communicate(timeout=60)
-        with contextlib.suppress(OSError):
-            while piece := os.read(self._leader, 4096):
-                self.shown += piece.decode()
-        os.close(self._leader)
-        return self.process.returncode, stdout
-
-
 @pytest.fixture
 def at_terminal(machine: Machine) -> Iterator[Callable[..., Terminal]]:
     started: list[Terminal] = []
 
     def start(*arguments: str) -> Terminal:
-        started.append(Terminal(machine, *arguments))
+        environment = clean_environment(DEVICEON_BACKUP_CONFIG=str(machine.config_file))
+        started.append(Terminal([SCRIPT, *arguments], environment))
         return started[-1]
 
     yield start

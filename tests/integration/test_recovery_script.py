@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import yaml
@@ -19,6 +21,7 @@ from demo.software_tpm import SoftwareTpm
 from service.backup import backup
 from service.progress import Progress
 from service.settings import load
+from tests.at_terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "tools/System Recovery"
@@ -144,6 +147,97 @@ async def test_a_refused_restore_passes_its_exit_code_on_and_touches_nothing(wre
     assert wrecked.tree() == ["rubbish"]
 
 
+@pytest.fixture
+def at_terminal(wrecked: Wrecked) -> Iterator[Callable[..., Terminal]]:
+    """Run the script on a terminal, with a TPM and a state directory and nothing else known."""
+    started: list[Terminal] = []
+
+    def start(*arguments: str, tpm: SoftwareTpm | None = None, **environment: str) -> Terminal:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "DEVICEON_"))}
+        surroundings = kept | {"PATH": f"{PROGRAMS}:{SYSTEM}", "TERM": "xterm", "COLUMNS": "120"} | environment
+        started.append(Terminal([str(SCRIPT), *arguments, *wrecked.options(tpm)], surroundings))
+        return started[-1]
+
+    yield start
+    for terminal in started:
+        with terminal.process:
+            terminal.process.kill()
+
+
+async def test_on_a_terminal_all_that_is_missing_is_asked_for_until_it_is_right(
+    wrecked: Wrecked, at_terminal: Callable[..., Terminal]
+) -> None:
+    terminal = at_terminal(PGHOST="127.0.0.1", PGPORT="1")
+    terminal.answer("Path of the archive", "/no/such/Backup.zip\n")
+    terminal.answer("Path of the archive", f"'{wrecked.archive.parent}'\n")
+    terminal.answer("Which one? Its number", "7\n")
+    terminal.answer("Which one? Its number", "1\n")
+    terminal.answer("Installed version of the server", "5.2.4\n")
+    terminal.answer("Name another PostgreSQL server", "y\n")
+    terminal.answer("PostgreSQL host", f"{wrecked.server.host}\n")
+    terminal.answer("Port", f"{wrecked.server.port}\n")
+    terminal.answer("Superuser", f"{wrecked.server.user}\n")
+    terminal.answer("Password", f"{wrecked.server.password}\n")
+    terminal.answer("Installed version of the server, if it was mistyped", "5.3.12\n")
+    terminal.answer("Type yes", "yes\n")
+    code, stdout = terminal.finish()
+    assert code == 0, terminal.shown
+    assert stdout.endswith("\nRestore successfully\n")
+    assert f"commit --state-dir {wrecked.directory}/new-state" in stdout
+    assert await wrecked.rows() == [1, 2, 3, 4, 5]
+    assert wrecked.tree() == ["Server_Config.xml"]
+    shown = terminal.shown
+    assert shown.index("DeviceOn 5.3.12") < shown.index("Installed version"), "what the archive is of is shown before"
+    assert "sealed to" in shown
+    assert "archive's key: this machine opens the archive" in shown
+    assert "SERVER_UNREACHABLE" in shown
+    assert "SERVER_VERSION" in shown
+    assert wrecked.server.password not in shown + stdout
+
+
+async def test_on_a_terminal_nothing_is_touched_without_a_yes(
+    wrecked: Wrecked, at_terminal: Callable[..., Terminal]
+) -> None:
+    terminal = at_terminal("--archive", str(wrecked.archive), **wrecked.environment)
+    terminal.answer("Type yes", "no\n")
+    code, stdout = terminal.finish()
+    assert (code, stdout) == (130, "")
+    assert await wrecked.rows() == []
+    assert wrecked.tree() == ["rubbish"]
+
+
+def test_another_tpm_is_explained_and_the_rest_is_looked_at_all_the_same(
+    wrecked: Wrecked, at_terminal: Callable[..., Terminal]
+) -> None:
+    with SoftwareTpm() as another:
+        terminal = at_terminal(str(wrecked.archive), tpm=another, **wrecked.environment)
+        terminal.answer("type q to give up", "q\n")
+        code, stdout = terminal.finish()
+    assert (code, stdout) == (5, "")
+    assert "TPM_WRONG" in terminal.shown
+    assert "not looked at: the archive has to be opened first" in terminal.shown
+    assert "PostgreSQL 15" in terminal.shown, "one run tells all that is missing"
+    assert "Nothing was touched" in terminal.shown
+
+
+def test_paths_are_understood_as_terminals_and_file_managers_write_them(wrecked: Wrecked) -> None:
+    (home := wrecked.directory / "home").mkdir()
+    (home / wrecked.archive.name).symlink_to(wrecked.archive)
+    escaped = str(wrecked.archive).replace(" ", "\\ ").replace("'", "\\'")
+    for said in (escaped, f"file://{quote(str(wrecked.archive))}", f'"~/{wrecked.archive.name}"'):
+        result = recover_as(wrecked, answer=f"{said}\n", DEVICEON_BACKUP_SERVER_VERSION="5.2.4", HOME=str(home))
+        assert result.returncode == 3, said + result.stderr
+        assert "SERVER_VERSION" in result.stderr, "it was opened, and looked at"
+
+
+def test_a_restore_that_still_keeps_the_state_before_it_is_told_first(wrecked: Wrecked) -> None:
+    assert recover_as(wrecked).returncode == 0
+    again = recover_as(wrecked)
+    assert again.returncode == 8
+    assert "still keeps the state before it" in again.stderr
+    assert "Checking what a restore needs" not in again.stderr
+
+
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
     [
@@ -151,7 +245,9 @@ async def test_a_refused_restore_passes_its_exit_code_on_and_touches_nothing(wre
         ("", 2, "no path was given"),
         ("   \n", 2, "no path was given"),
         ("/no/such/Backup.zip\n", 4, "there is no file /no/such/Backup.zip"),
-        ("/tmp\n", 4, "/tmp is not a file"),
+        ("/dev/null\n", 4, "/dev/null is not a file"),
+        ("/usr\n", 4, "/usr is a directory without any archive"),
+        ("/etc/passwd\n", 2, "passwd is not the name of an archive"),
         ("$(touch /tmp/never); '\"\n", 4, "there is no file"),
     ],
 )
@@ -181,25 +277,17 @@ def copy(tmp_path: Path) -> Path:
 
 def test_the_program_is_found_in_the_path_first_then_in_the_environment_beside(copy: Path, tmp_path: Path) -> None:
     archive = tmp_path / "Backup 1.zip"
-    archive.touch()
     project = copy.parents[2]
     recorder(project / ".venv/bin/deviceon-backup", "beside")
     recorder(tmp_path / "bin/deviceon-backup", "path")
     for path, name in ((f"{tmp_path}/bin:{SYSTEM}", "path"), (SYSTEM, "beside")):
         result = recover(str(archive), "--pg-host", "a b", script=copy, PATH=path)
-        assert result.stdout == f"{name}|restore|--yes|--pg-host|a b|--|{archive}|"
+        assert result.stdout == f"{name}|recover|{archive}|--pg-host|a b|"
         assert result.returncode == 42, "the exit code is passed on"
 
 
-def test_options_alone_still_ask_for_the_path_and_home_is_understood(copy: Path, tmp_path: Path) -> None:
-    (tmp_path / "b.zip").touch()
-    recorder(tmp_path / "bin/deviceon-backup", "path")
-    result = recover("--quiet", answer="'~/b.zip'\n", script=copy, PATH=f"{tmp_path}/bin:{SYSTEM}", HOME=str(tmp_path))
-    assert result.stdout == f"path|restore|--yes|--quiet|--|{tmp_path}/b.zip|"
-
-
 def test_without_an_installed_program_the_source_beside_is_run(copy: Path, tmp_path: Path) -> None:
-    archive = tmp_path / "Backup_1.zip"
+    archive = tmp_path / "Backup_20260101_0000Z.zip"
     archive.write_bytes(b"no archive")
     for package in ("service", "storage_backends"):
         (copy.parents[2] / package).symlink_to(ROOT / package)
@@ -211,12 +299,26 @@ def test_without_an_installed_program_the_source_beside_is_run(copy: Path, tmp_p
     assert result.returncode == 6, result.stderr
 
 
-def test_without_any_program_it_says_how_to_install_it(copy: Path, tmp_path: Path) -> None:
-    archive = tmp_path / "b.zip"
-    archive.touch()
-    result = recover(str(archive), script=copy, PATH=SYSTEM)
-    assert result.returncode == 1
-    assert "pip install" in result.stderr
+def test_what_the_script_itself_needs_is_told_with_a_remedy(copy: Path, tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("sh", "dirname", "printf"):
+        (programs / name).symlink_to(f"/usr/bin/{name}")
+
+    def told(python: str = "") -> str:
+        if python:
+            (programs / "python3").write_text(f"#!/bin/sh\n{python}\n")
+            (programs / "python3").chmod(0o755)
+        result = recover(script=copy, PATH=str(programs))
+        assert (result.returncode, result.stdout) == (1, "")
+        assert "what to do: " in result.stderr
+        return result.stderr
+
+    assert "Copy the whole project" in told()
+    (copy.parents[2] / "service").symlink_to(ROOT / "service")
+    assert "apt-get install python3" in told()
+    assert "Python 3.9.2 is too old" in told('[ "$1" = -c ] && exit 1; echo Python 3.9.2')
+    assert "pip' install" in told(f'exec /usr/bin/env PYTHONPATH= "{sys.base_prefix}/bin/python3" -I "$@"')
 
 
 def test_the_script_explains_itself() -> None:
@@ -231,9 +333,17 @@ def test_shellcheck_has_nothing_to_say(shell: str) -> None:
     subprocess.run(["shellcheck", f"--shell={shell}", str(SCRIPT)], check=True)
 
 
+def test_in_a_container_the_program_there_is_run(copy: Path, tmp_path: Path) -> None:
+    recorder(tmp_path / "bin/docker", "docker")
+    result = recover("/a b.zip", script=copy, PATH=f"{tmp_path}/bin:{SYSTEM}", DEVICEON_BACKUP_CONTAINER="box")
+    assert result.stdout == "docker|exec|-i|box|deviceon-backup|recover|/a b.zip|"
+
+
 def test_the_script_for_windows_runs_the_same_command() -> None:
+    """It was run with Wine's cmd; there is no Windows here."""
     content = (TOOLS / "recovery.bat").read_bytes()
     assert content.count(b"\r\n") == content.count(b"\n"), "cmd needs CR LF"
     text = content.decode("ascii")
-    assert text.count("restore --yes%options% -- ") == 3
-    assert "Path of the archive: " in text
+    assert text.count(" recover %*") == 3
+    labels = {line[1:].strip() for line in text.splitlines() if line.startswith(":")}
+    assert set(re.findall(r"goto (\w+)", text)) == labels

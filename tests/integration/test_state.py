@@ -100,7 +100,8 @@ async def test_jobs_are_paged_the_newest_first_without_losing_or_repeating_any(h
 
 
 async def test_jobs_are_filtered_by_kind_and_state_also_within_a_page(history: History) -> None:
-    for number, kind in enumerate(("backup", "verify", "backup", "prune")):
+    kinds: tuple[JobKind, ...] = ("backup", "verify", "backup", "prune")
+    for number, kind in enumerate(kinds):
         await history.save_job(job(number, "failed" if number == 2 else "succeeded", kind=kind))
     assert await numbers(history, kinds=["backup"]) == [2, 0]
     assert await numbers(history, kinds=["verify", "prune"]) == [3, 1]

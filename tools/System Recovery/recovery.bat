@@ -3,59 +3,52 @@ rem Restores the server from one archive: asks for its path, and ends with exact
 rem
 rem     Restore successfully
 rem
-rem Usage: recovery.bat [ARCHIVE] [options of deviceon-backup restore]
+rem Usage: recovery.bat [options of "deviceon-backup recover"]
 rem
-rem Without a configuration (DEVICEON_BACKUP_CONFIG) set PGHOST PGPORT PGUSER PGPASSWORD as for psql, and
-rem DEVICEON_BACKUP_SERVER_VERSION. The exit code is that of "deviceon-backup restore" (docs\CLI.md).
+rem It runs the service's own program, in this order: in the container that DEVICEON_BACKUP_CONTAINER names
+rem (docker exec; paths are then the container's), as deviceon-backup.exe in PATH or in the .venv of this project,
+rem or from this project's source with Python. Today that program needs Linux: on Windows use the container, or
+rem run recovery.sh in WSL. docs\RECOVERY.md is the whole story; the exit code is explained in docs\CLI.md.
 setlocal DisableDelayedExpansion
+rem No command that takes arguments stands in a block: a path with a closing bracket in it would end the block.
 
-set "archive="
-set "options="
-set "first=%~1"
-if not defined first goto explain
-if "%first:~0,1%"=="-" goto options
-set "archive=%~1"
-shift /1
-
-:options
-if "%~1"=="" goto explain
-set options=%options% %1
-shift /1
-goto options
-
-:explain
-echo System Recovery 1>&2
-echo. 1>&2
-echo   1. The archive's key is asked of this machine's TPM, and the archive's version compared with the server's. 1>&2
-echo   2. Databases and configuration are restored beside what is there now, every byte authenticated and compared. 1>&2
-echo   3. When all of it is good, they are exchanged. Until then nothing that is live is changed. 1>&2
-echo   4. The state of before is kept until "deviceon-backup commit"; "deviceon-backup rollback" returns to it. 1>&2
-echo. 1>&2
-
-if not defined archive set /p "archive=Path of the archive: "
-if not defined archive (
-    echo error: no path was given 1>&2
-    exit /b 2
-)
-set "archive=%archive:"=%"
-if not exist "%archive%" (
-    echo error: there is no file "%archive%" 1>&2
-    echo   what to do: Check the path; is the disk or share connected? 1>&2
-    exit /b 4
-)
-for %%F in ("%archive%") do set "archive=%%~fF"
-
-where deviceon-backup >nul 2>&1
-if not errorlevel 1 (
-    deviceon-backup restore --yes%options% -- "%archive%"
-    goto done
-)
-if exist "%~dp0..\..\.venv\Scripts\deviceon-backup.exe" (
-    "%~dp0..\..\.venv\Scripts\deviceon-backup.exe" restore --yes%options% -- "%archive%"
-    goto done
-)
-set "PYTHONPATH=%~dp0..\..;%PYTHONPATH%"
-py -m service.cli restore --yes%options% -- "%archive%"
-
-:done
+if not defined DEVICEON_BACKUP_CONTAINER goto program
+docker exec -it "%DEVICEON_BACKUP_CONTAINER%" deviceon-backup recover %*
 exit /b %errorlevel%
+
+:program
+set "program="
+for %%P in (deviceon-backup.exe) do set "program=%%~$PATH:P"
+if not defined program if exist "%~dp0..\..\.venv\Scripts\deviceon-backup.exe" set "program=%~dp0..\..\.venv\Scripts\deviceon-backup.exe"
+if not defined program goto source
+"%program%" recover %*
+exit /b %errorlevel%
+
+:source
+if not exist "%~dp0..\..\service\cli\app.py" goto no_source
+set "python="
+for %%P in (py.exe python.exe) do if not defined python set "python=%%~$PATH:P"
+if not defined python goto no_python
+set "PYTHONPATH=%~dp0..\..;%PYTHONPATH%"
+"%python%" -c "import fcntl, click, pydantic" >nul 2>&1
+if errorlevel 1 goto wrong_python
+"%python%" -m service.cli recover %*
+exit /b %errorlevel%
+
+:no_source
+echo error: deviceon-backup is not installed, and its source is not beside this script 1>&2
+echo   what to do: Copy the whole project here, not only its tools; or name the service's container: 1>&2
+echo               set DEVICEON_BACKUP_CONTAINER=its name 1>&2
+exit /b 1
+
+:no_python
+echo error: neither deviceon-backup nor Python is installed 1>&2
+echo   what to do: Name the service's container: set DEVICEON_BACKUP_CONTAINER=its name 1>&2
+echo               or run recovery.sh in WSL 1>&2
+exit /b 1
+
+:wrong_python
+echo error: "%python%" cannot run deviceon-backup on this system 1>&2
+echo   what to do: Name the service's container: set DEVICEON_BACKUP_CONTAINER=its name 1>&2
+echo               or run recovery.sh in WSL 1>&2
+exit /b 1

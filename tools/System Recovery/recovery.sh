@@ -3,23 +3,32 @@
 #
 #     Restore successfully
 #
-# Usage: recovery.sh [ARCHIVE] [options of `deviceon-backup restore`]
+# Usage: recovery.sh [ARCHIVE] [options of `deviceon-backup recover`]
+#
+#     --archive PATH_OR_URL      the archive, instead of being asked for it
+#     --config FILE              a configuration other than /etc/deviceon-backup/config.yaml
+#     --yes                      ask nothing: for scripts
 #
 # With a configuration (/etc/deviceon-backup/config.yaml, or $DEVICEON_BACKUP_CONFIG) nothing else is needed. Without
-# one, on a new machine, say where PostgreSQL is and which version of the server is installed:
+# one, on a new machine, say where PostgreSQL is and which version of the server is installed; on a terminal what is
+# missing is asked for:
 #
 #     PGHOST PGPORT PGUSER PGPASSWORD or PGPASSFILE     as for psql; the role must be a superuser
 #     DEVICEON_BACKUP_SERVER_VERSION                    for example 5.3.12
 #
-# The exit code is that of `deviceon-backup restore` (docs/CLI.md): 0 only when everything was restored.
+# Where the service runs in a container, DEVICEON_BACKUP_CONTAINER names it: this runs inside of it, and paths are the
+# container's. DOCKER is the program for that (docker).
+#
+# docs/RECOVERY.md is the whole story. The exit code is that of `deviceon-backup restore` (docs/CLI.md): 0 only when
+# everything was restored.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 project=$(dirname -- "$(dirname -- "$here")")
 
-fail() { # CODE MESSAGE REMEDY
-    printf 'error: %s\n  what to do: %s\n' "$2" "$3" >&2
-    exit "$1"
+fail() { # MESSAGE REMEDY
+    printf 'error: %s\n  what to do: %s\n' "$1" "$2" >&2
+    exit 1
 }
 
 case ${1-} in
@@ -27,54 +36,35 @@ case ${1-} in
     sed -n '2,/^set -eu/{/^#/s/^# \{0,1\}//p;}' "$0"
     exit 0
     ;;
-'' | -*) archive='' ;;
-*)
-    archive=$1
-    shift
-    ;;
 esac
 
-cat >&2 <<'TEXT'
-System Recovery
-
-  1. The archive's key is asked of this machine's TPM, and the archive's version compared with the server's.
-  2. Databases and configuration are restored beside what is there now, every byte authenticated and compared.
-  3. When all of it is good, they are exchanged. Until then nothing that is live is changed.
-  4. The state of before is kept until `deviceon-backup commit`; `deviceon-backup rollback` returns to it.
-
-TEXT
-
-if [ -z "$archive" ]; then
-    printf 'Path of the archive: ' >&2
-    IFS= read -r archive || [ -n "$archive" ] || fail 2 'no path was given' 'Type the path of the archive, then Enter.'
-    # As terminals paste it: blanks around it, or quotes, or the home directory as ~.
-    archive=$(printf '%s' "$archive" | sed "s/^[[:space:]]*//; s/[[:space:]]*\$//; s/^'\\(.*\\)'\$/\\1/; s/^\"\\(.*\\)\"\$/\\1/")
-    case $archive in
-    '') fail 2 'no path was given' 'Type the path of the archive, then Enter.' ;;
-    \~/*) archive=${HOME-}/${archive#??} ;;
-    esac
+if [ -n "${DEVICEON_BACKUP_CONTAINER-}" ]; then
+    terminal=
+    [ -t 0 ] && terminal=t
+    exec "${DOCKER:-docker}" exec "-i$terminal" "$DEVICEON_BACKUP_CONTAINER" deviceon-backup recover "$@"
 fi
-
-case $archive in
-*://*) ;;
-*)
-    case $archive in
-    /*) ;;
-    *) archive=$(pwd)/$archive ;;
-    esac
-    [ -e "$archive" ] || fail 4 "there is no file $archive" 'Check the path; is the disk or share mounted?'
-    [ -f "$archive" ] || fail 4 "$archive is not a file" 'Give the path of one Backup_YYYYMMDD_HHMMZ.zip.'
-    [ -r "$archive" ] || fail 4 "$archive cannot be read by this user" 'Run this as root.'
-    ;;
-esac
-
+# The program as it is installed, else the one in the environment beside this script, else its source beside.
 if command -v deviceon-backup >/dev/null 2>&1; then
-    exec deviceon-backup restore --yes "$@" -- "$archive"
-elif [ -x "$project/.venv/bin/deviceon-backup" ]; then
-    exec "$project/.venv/bin/deviceon-backup" restore --yes "$@" -- "$archive"
-elif [ -d "$project/service/cli" ] && command -v python3 >/dev/null 2>&1; then
-    PYTHONPATH=$project${PYTHONPATH:+:$PYTHONPATH}
-    export PYTHONPATH
-    exec python3 -m service.cli restore --yes "$@" -- "$archive"
+    exec deviceon-backup recover "$@"
 fi
-fail 1 'deviceon-backup is not installed' "Install it (pip install $project), then run this again."
+if [ -x "$project/.venv/bin/deviceon-backup" ]; then
+    exec "$project/.venv/bin/deviceon-backup" recover "$@"
+fi
+[ -d "$project/service/cli" ] ||
+    fail 'deviceon-backup is not installed, and its source is not beside this script' \
+        'Copy the whole project here, not only its tools; then run this again.'
+command -v python3 >/dev/null 2>&1 ||
+    fail 'Python is not installed' \
+        'apt-get install python3 python3-venv (or the same of your system); it takes Python 3.11 or newer.'
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "$(python3 --version) is too old" 'Install Python 3.11 or newer; then run this again.'
+PYTHONPATH=$project${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH
+missing=$(python3 -c '
+import importlib.util as u
+names = "click", "pydantic", "rich", "yaml", "zstandard", "cryptography", "asyncpg", "tpm2_pytss", "fsspec"
+print(*(name for name in names if u.find_spec(name) is None))')
+[ -z "$missing" ] ||
+    fail "Python lacks these packages: $missing" \
+        "python3 -m venv '$project/.venv' && '$project/.venv/bin/pip' install '$project'; then run this again."
+exec python3 -m service.cli recover "$@"
