@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -16,7 +17,7 @@ from service.archive.names import archive_name
 from service.archive.parts import SUITE_NONE, Header, KeySlots
 from service.config import Config
 from service.exclusive import exclusive
-from service.keys import identities, sealer
+from service.keys import identities, sealer, sign_archive
 from service.ledger import Ledger, NoLedger
 from service.pipeline.pack import Packed, pack
 from service.progress import Progress
@@ -97,6 +98,7 @@ async def backup(
                 progress=progress,
                 clock=clock,
                 tool_version=version("deviceon-backup"),
+                sign=partial(sign_archive, config) if keys else None,
             )
         await views.aclose()  # let the databases go before the archive is read back
         await targets.read_back(header.name, lambda: identities(config), progress)
@@ -132,7 +134,7 @@ async def _seal(
         server_version=running_version,
         max_raw=config.compression.chunk_bytes,
         commit=commit,
-        sealing=config.sealing.mode,
+        sealing=seal_for.kinds if seal_for else "off",
         fingerprint=seal_for.fingerprint if seal_for else None,
         notice=NOTICE,
     )

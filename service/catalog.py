@@ -12,7 +12,7 @@ from typing import Any
 from service.archive.names import parse_archive_name
 from service.config import Config
 from service.errors import ArchiveError, DamagedSlot, NotAuthentic, PinRequired, SealError
-from service.keys import identities
+from service.keys import identities, trusted_signers
 from service.ledger import Evidence, Known, Ledger, NoLedger
 from service.pipeline.unpack import ArchiveReader, peek
 from service.progress import Progress
@@ -155,6 +155,15 @@ async def opened(config: Config, archive: str) -> AsyncIterator[ArchiveReader]:
         yield await ArchiveReader.open(target, name, identities(config))
 
 
+def origin_proven(config: Config, reader: ArchiveReader) -> bool:
+    """Tell whether a sealed archive was surely made by this machine, or by one whose signature is trusted here.
+
+    A recovery key proves nothing: whoever knows its public half can make an archive that it opens.
+    """
+    by_tpm = reader.opened_by is not None and reader.opened_by.proves_origin
+    return by_tpm or (reader.signer is not None and reader.signer in trusted_signers(config))
+
+
 async def needs_pin(config: Config, archive: str) -> bool:
     """Tell whether the archive opens here with a restore PIN only, and none was given."""
     try:
@@ -170,7 +179,7 @@ async def verify(config: Config, archive: str, *, progress: Progress, ledger: Le
     """Read every byte of an archive and authenticate it; return the (closed) reader for its manifest.
 
     What comes out is told to the ledger: the archive is `verified` or `damaged`; neither when it could not be read, or
-    when it is not sealed although this service seals.
+    when anybody may have made it: it is not sealed although this service seals, or only a recovery key opens it.
     """
     ledger = ledger or NoLedger()
     async with locate(config, archive) as (target, name):
@@ -182,8 +191,8 @@ async def verify(config: Config, archive: str, *, progress: Progress, ledger: Le
         except (ArchiveError, NotAuthentic, DamagedSlot):
             await ledger.found(target.url, name, info.etag, "damaged")
             raise
-        # Anybody who can write the target can make an unsealed archive: here it proves nothing.
-        proven = reader.header.sealed or config.sealing.mode == "off"
+        # Anybody who can write the target can make an unsealed archive, and whoever knows a recipient one for it.
+        proven = config.sealing.mode == "off" or origin_proven(config, reader)
         await ledger.found(target.url, name, reader.info.etag, "verified" if proven else "unknown")
         await ledger.settled(target.url, name)
         return reader

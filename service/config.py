@@ -26,7 +26,7 @@ from service.config_monitoring import DeadManSettings, HttpSettings, LogSettings
 from service.config_problems import describe
 from service.config_restore import RestoreSettings
 from service.config_sources import AnySource, SourceSettings
-from service.config_types import AbsolutePath, Settings, Word
+from service.config_types import AbsolutePath, Recipient, Settings, SignerFingerprint, Word
 from service.errors import ConfigError
 from service.opening import NOTHING, Opening
 from service.retention import RetentionSettings
@@ -115,7 +115,7 @@ def _resolved(value: Any, key: str) -> Any:
 
 
 class SealingSettings(Settings):
-    """Whether archives are encrypted to this machine's TPM."""
+    """Whether archives are encrypted to this machine's TPM, and who else opens them."""
 
     mode: Literal["tpm", "off"] = "tpm"
     """`tpm`: an archive opens only on this TPM. `off`: archives are neither encrypted nor protected from changes."""
@@ -123,6 +123,12 @@ class SealingSettings(Settings):
     """How the TPM is reached; the kernel's resource manager unless there is a reason."""
     owner_auth_file: AbsolutePath | None = None
     """A file with the TPM's owner password, when it has one and no persistent storage key."""
+    recovery: Literal["none"] | Annotated[list[Recipient], Field(min_length=1, max_length=16)] | None = None
+    """Who can open archives without this TPM: a list of age recipients (`age1...`), or `none`. When left out,
+    `deviceon-backup provision` asks."""
+    trusted_signers: list[SignerFingerprint] = []
+    """Fingerprints (`KEY ...`) of other TPMs' signing keys whose archives may be restored with a recovery key; those of
+    this machine are always trusted."""
 
     def owner_auth(self) -> bytes | None:
         """Read the TPM's owner password. Raises ConfigError."""

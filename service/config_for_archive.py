@@ -36,6 +36,7 @@ class Given:
     tcti: str | None = None
     state_dir: Path | None = None
     server_version: str | None = None
+    signers: tuple[str, ...] | None = None
 
     def postgresql(self) -> dict[str, object]:
         """Return the members of PostgresqlSettings that were said."""
@@ -84,7 +85,12 @@ def config_for_archive(archive: str, given: Given, environment: Mapping[str, str
             sealing=SealingSettings(mode="off"),
             sources=[PostgresqlSettings.model_validate(postgresql | given.postgresql())],
         )
-        return config.model_copy(update=_common(given))
+        config = config.model_copy(update=_common(given))
+        if given.signers is not None:
+            named = SealingSettings(trusted_signers=list(given.signers)).trusted_signers
+            sealing = config.sealing.model_copy(update={"trusted_signers": named})
+            config = config.model_copy(update={"sealing": sealing})
+        return config  # noqa: TRY300
     except ValidationError as exc:
         raise _problem(Config, exc) from exc
 
@@ -112,6 +118,11 @@ def with_given(config: Config, given: Given) -> Config:
             changes["server"] = ServerSettings(product=config.server.product, version=given.server_version)
         if given.tcti is not None:
             changes["sealing"] = config.sealing.model_copy(update={"tcti": SealingSettings(tcti=given.tcti).tcti})
+        if given.signers is not None:
+            sealing = changes.get("sealing", config.sealing)
+            assert isinstance(sealing, SealingSettings)
+            named = SealingSettings(trusted_signers=[*sealing.trusted_signers, *given.signers]).trusted_signers
+            changes["sealing"] = sealing.model_copy(update={"trusted_signers": named})
         if said := given.postgresql():
             changes["sources"] = _changed_sources(config, said)
         return config.model_copy(update=changes)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from service.config import Config
+from service.errors import SealError
+from service.recovery import RecoveryKey
+from service.recovery_choice import recovery_choice
 from service.sealing.slots import Identity, KeySlot, Recipient
 
 if TYPE_CHECKING:
     from service.sealing.tpm import TpmGate, TpmPin, TpmSigner
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +25,8 @@ class Sealer:
 
     recipients: tuple[Recipient, ...]
     fingerprint: str | None
+    kinds: str = "tpm"
+    """As the header of an archive names them: `tpm`, `tpm+age`."""
 
     async def wrap(self, data_key: bytes, archive_id: bytes) -> list[KeySlot]:
         """Make one proven key slot for each recipient. Raises SealError."""
@@ -25,14 +34,34 @@ class Sealer:
 
 
 async def sealer(config: Config) -> Sealer | None:
-    """Return whom to seal for; None when sealing is off. The first time, this machine's TPM is pinned."""
+    """Return whom to seal for: this machine's TPM and the recovery keys. None when sealing is off.
+
+    The first time, this machine's TPM is pinned. Raises SealError.
+    """
     if config.sealing.mode == "off":
         return None
+    choice = recovery_choice(config)
+    chip, fingerprint = await this_tpm(config)
+    recovery = age_recipients(choice.recipients, protected=choice.protected)
+    return Sealer((chip, *recovery), fingerprint, "tpm+age" if recovery else "tpm")
+
+
+async def this_tpm(config: Config) -> tuple[Recipient, str]:
+    """Return this machine's TPM, pinned when it is seen for the first time, and its fingerprint. Raises SealError."""
     import service.sealing.tpm as tpm  # noqa: PLC0415, PLR0402 - a heavy library
 
     gate = _gate(config)
     pin = await _pinned(config, gate)
-    return Sealer((tpm.TpmRecipient(gate, pin),), pin.fingerprint)
+    return tpm.TpmRecipient(gate, pin), pin.fingerprint
+
+
+def age_recipients(recipients: Sequence[str], *, protected: str | None = None) -> list[Recipient]:
+    """Return those who seal for age recipients; `protected` is the identity of the only one under a passphrase."""
+    if not recipients:
+        return []
+    from service.sealing.age import AgeRecipient  # noqa: PLC0415 - a library that most commands do not need
+
+    return [AgeRecipient(recipient, protected=protected) for recipient in recipients]
 
 
 async def signer(config: Config) -> TpmSigner | None:
@@ -48,14 +77,52 @@ async def signer(config: Config) -> TpmSigner | None:
     return await tpm.open_signer(gate, await _pinned(config, gate), config.state_dir / "tpm-signing-key.json")
 
 
-def identities(config: Config) -> list[Identity]:
-    """Return who can open archives here, also those sealed before sealing was switched off.
+async def sign_archive(config: Config, purpose: str, message: bytes) -> tuple[bytes, bytes] | None:
+    """Return this machine's public key and signature of an archive; None when it cannot sign, which is logged."""
+    try:
+        signs = await signer(config)
+        return None if signs is None else (signs.public_key, await signs.sign(purpose, message))
+    except SealError as error:
+        log.warning("the archive is not signed: %s", error)
+        return None
 
-    A TPM that is absent shows when it is first asked.
+
+def trusted_signers(config: Config) -> frozenset[str]:
+    """Return the fingerprints of whose signatures prove where an archive comes from: configured ones and this machine's
+    own, also of TPMs that it had before.
+    """
+    from service.sealing.tpm.signing import KEY_FILE, load_signing_key  # noqa: PLC0415 - cryptography
+
+    found = set(config.sealing.trusted_signers)
+    stem, _, suffix = KEY_FILE.rpartition(".")
+    for path in config.state_dir.glob(f"{stem}*.{suffix}"):
+        try:
+            key = load_signing_key(path)
+        except SealError as error:
+            log.warning("%s", error)
+        else:
+            found |= {key.fingerprint} if key else set()
+    return frozenset(found)
+
+
+def identities(config: Config) -> list[Identity]:
+    """Return who can open archives here, also those sealed before sealing was switched off: the TPM, and behind it the
+    recovery key that somebody gave.
+
+    A TPM that is absent shows when it is first asked. Raises BadRecoveryKey.
     """
     import service.sealing.tpm as tpm  # noqa: PLC0415, PLR0402 - a heavy library
 
-    return [tpm.TpmIdentity(_gate(config))]
+    return [tpm.TpmIdentity(_gate(config)), *recovery_identities(config.opening.recovery)]
+
+
+def recovery_identities(recovery: RecoveryKey | None) -> list[Identity]:
+    """Return who opens archives with a recovery key alone. Raises BadRecoveryKey."""
+    if recovery is None:
+        return []
+    from service.sealing.age import AgeIdentity  # noqa: PLC0415 - a library that most commands do not need
+
+    return [AgeIdentity(recovery)]
 
 
 def _gate(config: Config) -> TpmGate:

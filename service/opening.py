@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
+
+from service.recovery import RecoveryKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,9 +15,13 @@ class Opening:
     pin: str | None = field(default=None, repr=False)
     """The restore PIN."""
 
+    recovery: RecoveryKey | None = field(default=None, repr=False)
+    """A recovery key."""
+
     def as_params(self) -> dict[str, Any]:
         """Return what was given as parameters of the socket's methods, which have the same names."""
-        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) is not None}
+        given = {} if self.recovery is None else {"recovery": self.recovery.as_params()}
+        return given if self.pin is None else given | {"pin": self.pin}
 
 
 NOTHING = Opening()

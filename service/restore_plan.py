@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from service import hooks, sources
-from service.catalog import locate, opened, place_of
+from service.catalog import locate, opened, origin_proven, place_of
 from service.config import Config
 from service.errors import ConfigError, Obstacle, SealError
 from service.pipeline.unpack import ArchiveReader, peek
@@ -17,7 +17,7 @@ from service.server_version import server_version
 from service.sources.base import PlanItem, Restorer, StoredSource
 from storage_backends import local_directory
 
-MAY_BE_ALLOWED = frozenset({"ARCHIVE_NOT_SEALED", "EXTENSION_VERSION", "LOCALE_MISSING"})
+MAY_BE_ALLOWED = frozenset({"ARCHIVE_NOT_SEALED", "EXTENSION_VERSION", "LOCALE_MISSING", "ORIGIN_NOT_PROVEN"})
 """Obstacles that `--allow CODE` overrides: the restore then tries, and its own checks still protect what is live.
 
 Not SPACE: PostgreSQL stops altogether when its disk is full, the live databases with it.
@@ -109,6 +109,8 @@ async def plan_for(
             )
         )
     plan.obstacles.extend(hooks.obstacles(config.restore.hooks))
+    if header.sealed and not origin_proven(config, reader):
+        plan.obstacles.append(_origin_not_proven(reader))
     preserve = preserved(config, reader, archive)
     for stored in wanted:
         try:
@@ -121,6 +123,16 @@ async def plan_for(
         plan.items.extend(items)
         plan.obstacles.extend(obstacles)
     return plan
+
+
+def _origin_not_proven(reader: ArchiveReader) -> Obstacle:
+    signed = f"it is signed by {reader.signer}, which nobody trusts here" if reader.signer else "it is not signed"
+    return Obstacle(
+        "ORIGIN_NOT_PROVEN",
+        f"a recovery key opens the archive, but that does not prove who made it; {signed}",
+        "Name the signer of the recovery kit (--signer, or sealing.trusted_signers) when it is the one above; allow"
+        " ORIGIN_NOT_PROVEN if you know where this archive comes from.",
+    )
 
 
 def _unknown_kinds(stored: StoredSource, restorer: Restorer) -> list[Obstacle]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from service.backup import BackupResult, backup
 from service.baseline import make_baseline, require_none
-from service.catalog import archive_at, verify
+from service.catalog import archive_at, origin_proven, verify
 from service.config import Config
 from service.copying import NoSource, copy
 from service.errors import ConfigError, ServiceError, StateError
@@ -130,7 +130,9 @@ class Work:
 
     async def _verify(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
         archive = archive_at(config, params["archive"], params.get("target"))
-        return verified(await verify(config, archive, progress=progress, ledger=self._archives), params["archive"])
+        return verified(
+            config, await verify(config, archive, progress=progress, ledger=self._archives), params["archive"]
+        )
 
     async def _copy(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
         name, target = params["archive"], params["target"]
@@ -194,12 +196,14 @@ class Work:
         return asdict(await settle(config, archives=self._archives, clock=self._clock, progress=progress))
 
 
-def verified(reader: ArchiveReader, archive: str) -> Result:
+def verified(config: Config, reader: ArchiveReader, archive: str) -> Result:
     """Return the result for an archive of which every byte was read."""
     return {
         "archive": archive,
         "good": True,
         "authenticated": reader.header.sealed,
+        "origin_proven": reader.header.sealed and origin_proven(config, reader),
+        "signer": reader.signer,
         "size": reader.info.size,
         "raw_bytes": reader.footer.raw_bytes,
         "streams": len(reader.manifest.streams),

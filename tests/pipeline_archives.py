@@ -63,6 +63,8 @@ class HeldKey:
         self._held.append(data_key)
         return {"type": "held", "number": len(self._held) - 1}
 
+    proves_origin = True
+
     def accepts(self, slot: KeySlot) -> bool:
         return bool(slot["type"] == "held")
 

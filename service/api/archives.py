@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from service.api import params as p
 from service.api.context import Family
 from service.api.registry import method
@@ -11,7 +13,7 @@ from service.api.views import (
     Inspection,
 )
 from service.baseline import refuse_baseline
-from service.catalog import archive_at, list_archives, opened
+from service.catalog import archive_at, list_archives, opened, origin_proven
 from service.errors import SealError
 from service.holding import hold, release
 from service.job import Job
@@ -37,10 +39,11 @@ class ArchiveMethods(Family):
     @method("archive.inspect")
     async def inspect(self, params: p.Archive) -> Inspection:
         """Return what is in an archive; without its key, what it says of itself."""
-        config = self.context.config()
+        config = self.context.config().opened_with(p.opening(params))
         try:
             async with opened(config, archive_at(config, params.archive, params.target)) as reader:
-                return Inspection.of(reader.info, reader.header, reader.footer, reader.manifest)
+                told = Inspection.of(reader.info, reader.header, reader.footer, reader.manifest)
+                return replace(told, signer=reader.signer, origin_proven=origin_proven(config, reader))
         except SealError as error:
             one = config.at(params.target).target
             async with open_target(one.url, one.options()) as target:

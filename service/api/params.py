@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr
 from service.api.registry import Params
 from service.job import JobKind, JobState
 from service.opening import NOTHING, Opening
+from service.recovery import RecoveryKey, recovery_key
 from service.selection import Kind
 
 Key = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
@@ -27,7 +28,31 @@ class OfTarget(Params):
     every target."""
 
 
-class Opened(Params):
+class RecoverySecret(Params):
+    """A recovery key; both members when a passphrase protects the identity."""
+
+    identity: Annotated[SecretStr, Field(min_length=1, max_length=16_384)] | None = None
+    """The content of an age identity file (`AGE-SECRET-KEY-1...`), or of one that a passphrase protects."""
+    passphrase: Annotated[SecretStr, Field(min_length=1, max_length=500)] | None = None
+    """The recovery passphrase."""
+
+    def value(self) -> RecoveryKey:
+        """Return the recovery key. Raises BadRecoveryKey."""
+        identity, passphrase = self.identity, self.passphrase
+        return recovery_key(
+            None if identity is None else identity.get_secret_value(),
+            passphrase=None if passphrase is None else passphrase.get_secret_value(),
+        )
+
+
+class Recovered(Params):
+    """What opens an archive without its TPM. It is never stored, logged or told."""
+
+    recovery: RecoverySecret | None = None
+    """A recovery key, where the TPM does not open the archive."""
+
+
+class Opened(Recovered):
     """What it takes to open an archive, beside this machine's TPM. It is never stored, logged or told."""
 
     pin: Annotated[SecretStr, Field(min_length=1, max_length=128)] | None = None
@@ -35,10 +60,14 @@ class Opened(Params):
 
 
 def opening(params: Params) -> Opening:
-    """Return what was given to open an archive with."""
-    if not isinstance(params, Opened):
+    """Return what was given to open an archive with. Raises BadRecoveryKey."""
+    if not isinstance(params, Recovered):
         return NOTHING
-    return Opening(pin=None if params.pin is None else params.pin.get_secret_value())
+    pin = params.pin if isinstance(params, Opened) else None
+    return Opening(
+        pin=None if pin is None else pin.get_secret_value(),
+        recovery=None if params.recovery is None else params.recovery.value(),
+    )
 
 
 class Nothing(Params):
@@ -109,7 +138,7 @@ class ArchiveList(OfTarget):
     """The name of the last archive of the page before."""
 
 
-class Archive(OfTarget):
+class Archive(OfTarget, Recovered):
     """One archive of the target."""
 
     archive: Name

@@ -124,6 +124,10 @@ class Inspection:
     excluded: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     closed: str | None = None
+    signer: str | None = None
+    """Fingerprint of the TPM's key that has signed the archive."""
+    origin_proven: bool = False
+    """Whether this machine's TPM, or a signer that is trusted here, has surely made it."""
 
     @classmethod
     def of(

@@ -262,6 +262,13 @@ class ManifestSource(_Open):
     facts: dict[str, Any]
 
 
+class ManifestSignature(_Open):
+    """Who made the archive: a public key (SubjectPublicKeyInfo of P-256) and its ECDSA signature, both DER in hex."""
+
+    public_key: Annotated[str, Field(pattern=r"\A(?:[0-9a-f]{2}){91}\z")]
+    value: Annotated[str, Field(pattern=r"\A(?:[0-9a-f]{2}){8,72}\z")]
+
+
 class Manifest(_Open):
     """The manifest: everything an archive holds."""
 
@@ -275,6 +282,11 @@ class Manifest(_Open):
     excluded: list[dict[str, Any]]
     """What was left out on purpose: `source`, `path`, `reason`."""
     warnings: list[str]
+    signature: ManifestSignature | None = None
+    """Absent when nobody has signed."""
+
+    def _members(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude={"signature"} if self.signature is None else None)
 
     @field_validator("tool")
     @classmethod

@@ -62,18 +62,20 @@ async def _listed(shared: Shared, target: str | None) -> dict[str, Any]:
 @click.pass_obj
 def inspect(shared: Shared, /, archive: str, **options: Any) -> None:
     """Show what is in an archive; without its key, what it says of itself."""
-    found = run(_inspected(config_for(shared, archive, options), archive))
+    config = ask_for_pin(shared, config_for(shared, archive, options), archive)
+    found = run(_inspected(config, archive))
     emit(found) if shared.json else render.inspection(found)
 
 
 async def _inspected(config: Config, archive: str) -> dict[str, Any]:
-    from service.catalog import locate, opened  # noqa: PLC0415
+    from service.catalog import locate, opened, origin_proven  # noqa: PLC0415
     from service.errors import SealError  # noqa: PLC0415
     from service.pipeline.unpack import peek  # noqa: PLC0415
 
     try:
         async with opened(config, archive) as reader:
-            return render.described(reader.info, reader.header, reader.footer, manifest=reader.manifest)
+            told = render.described(reader.info, reader.header, reader.footer, manifest=reader.manifest)
+            return told | {"signer": reader.signer, "origin_proven": origin_proven(config, reader)}
     except SealError as error:
         async with locate(config, archive) as (target, name):
             seen = await peek(target, name)
@@ -97,11 +99,12 @@ def verify(shared: Shared, /, archive: str, **options: Any) -> None:
     if shared.json:
         emit(found)
     else:
-        how = (
-            "authentic"
-            if found["authenticated"]
-            else "undamaged (not sealed, so an alteration on purpose would not show)"
-        )
+        if not found["authenticated"]:
+            how = "undamaged (not sealed, so an alteration on purpose would not show)"
+        elif found["origin_proven"]:
+            how = "authentic"
+        else:
+            how = "authentic for this recovery key (it does not prove who made the archive)"
         click.echo(f"{plain(archive)} is complete and {how}")
 
 
@@ -109,4 +112,4 @@ async def _verified(config: Config, archive: str, progress: Progress) -> dict[st
     from service.catalog import verify as recipe  # noqa: PLC0415
     from service.work import verified  # noqa: PLC0415
 
-    return verified(await recipe(config, archive, progress=progress), archive)
+    return verified(config, await recipe(config, archive, progress=progress), archive)

@@ -14,6 +14,7 @@ import click
 from service.cli.failures import result_of
 from service.cli.options import Shared
 from service.cli.running import run
+from service.cli.unlocking import RECOVERY_OPTIONS, recovery_of, recovery_options, signer_option
 from service.opening import NOTHING, Opening
 from service.terminal import reporting
 
@@ -55,7 +56,7 @@ _SERVER = (
 
 def reading_options(command: Callable[P, R]) -> Callable[P, R]:
     """Add what it takes to open an archive."""
-    return _TCTI(_PIN_FILE(command))
+    return recovery_options(signer_option(_TCTI(_PIN_FILE(command))))
 
 
 def settling_options(command: Callable[P, R]) -> Callable[P, R]:
@@ -67,7 +68,7 @@ def restoring_options(command: Callable[P, R]) -> Callable[P, R]:
     """Add what it takes to restore."""
     for option in (_PIN_FILE, _STATE_DIR, _TCTI, *reversed(_SERVER)):
         command = option(command)
-    return command
+    return recovery_options(signer_option(command))
 
 
 def config_for(shared: Shared, archive: str, options: dict[str, Any]) -> Config:
@@ -75,7 +76,7 @@ def config_for(shared: Shared, archive: str, options: dict[str, Any]) -> Config:
     from service.config_for_archive import Given, choose  # noqa: PLC0415 - models take time to import
 
     config = choose(shared.config, archive, Given(**_settings(options)), os.environ)
-    return config.opened_with(_opening(options))
+    return config.opened_with(_opening(shared, options))
 
 
 def given(options: dict[str, Any]) -> bool:
@@ -92,18 +93,18 @@ def ask_for_pin(shared: Shared, config: Config, archive: str) -> Config:
     return config.opened_with(replace(config.opening, pin=click.prompt("Restore PIN", hide_input=True, err=True)))
 
 
-_OPENING = frozenset({"pin_file"})
+_OPENING = frozenset({"pin_file", *RECOVERY_OPTIONS})
 
 
 def _settings(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in _OPENING}
 
 
-def _opening(options: dict[str, Any]) -> Opening:
+def _opening(shared: Shared, options: dict[str, Any]) -> Opening:
     from service.secret import read_secret  # noqa: PLC0415
 
     pin = read_secret("restore PIN", file=options.get("pin_file"), remembered=False)
-    return Opening(pin=pin)
+    return Opening(pin=pin, recovery=recovery_of(shared, options))
 
 
 def configuration(shared: Shared, *, complete: bool = True) -> ConfigFile | None:

@@ -22,6 +22,7 @@ from service.errors import SourceError
 from service.pipeline.lane import FileEntry, Lane, file_entry
 from service.pipeline.layout import Layout
 from service.pipeline.level import Compressor, Level
+from service.pipeline.signature import Sign, signed
 from service.pipeline.threads import Threads
 from service.progress import Progress
 from service.sealing.suite import ArchiveKeys
@@ -80,11 +81,13 @@ async def pack(
     progress: Progress,
     clock: Callable[[], datetime],
     tool_version: str,
+    sign: Sign | None = None,
 ) -> Packed:
     """Write one archive under `header.name` and return when the target has published it.
 
     `sources` are (name, type, snapshot). One source is read after the other; of each, up to `snapshot.parallel`
-    streams at once. Sealed with `keys` and described by `slots`; both None when sealing is off.
+    streams at once. Sealed with `keys` and described by `slots`; both None when sealing is off. `sign` is asked for a
+    signature of the manifest.
 
     If anything fails or the task is cancelled, nothing is published, every thread and task has ended, every stream
     is closed, and what is raised is the first error itself: a source's (SourceError), or the target's (StorageError).
@@ -110,6 +113,7 @@ async def pack(
             clock=clock,
             tool_version=tool_version,
             threads=threads,
+            sign=sign,
         )
         info = await packing.run(target)
     return Packed(info, packing.manifest, packing.footer, packing.compressor.level)
@@ -133,6 +137,7 @@ class _Packing:
         clock: Callable[[], datetime],
         tool_version: str,
         threads: Threads,
+        sign: Sign | None,
     ) -> None:
         self._header = header
         self._slots = slots
@@ -144,6 +149,7 @@ class _Packing:
         self._clock = clock
         self._tool_version = tool_version
         self._threads = threads
+        self._sign_manifest = sign
         self._outlet: asyncio.Queue[FileEntry | None] = asyncio.Queue(threads.count)
         self._lanes: list[Lane] = []
         self._layout = Layout()
@@ -197,6 +203,9 @@ class _Packing:
             excluded += [{"source": name, **item} for item in facts.pop("excluded", ())]
             described.append((name, kind, facts))
         content = self._describe(described, streams, excluded, warnings)
+        if self._sign_manifest is not None:
+            self.manifest = await signed(self.manifest, self._header.to_bytes(), self._sign_manifest)
+            content = self.manifest.to_bytes()
         await self._lane(0).carry(MANIFEST_STREAM, _one(content), count=lambda _: None)
         await self._outlet.put(None)
 

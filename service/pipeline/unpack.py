@@ -17,17 +17,19 @@ from typing import Any, Self
 from service.archive.names import FOOTER, HEADER, KEYSLOTS, MANIFEST_STREAM
 from service.archive.parts import MAX_MANIFEST_BYTES, Footer, Header, KeySlots, Manifest, check_manifest
 from service.archive.zip64 import Entry, last_entry
-from service.errors import ArchiveError, CorruptArchive
+from service.errors import ArchiveError, CorruptArchive, SealError
 from service.pipeline.chunks import DAMAGED, ChunkMap, ChunkOpener, Place, StreamSum
 from service.pipeline.ends import Front, read_back, read_directory, read_front
 from service.pipeline.ranges import PinnedObject, ahead
+from service.pipeline.sidecar import read_sidecar
+from service.pipeline.signature import signer_of
 from service.pipeline.threads import SMALL_BYTES, done_here, finished, start_thread
 from service.pipeline.verify import Expected, FileCheck, compare, describe
 from service.progress import Progress
-from service.sealing.slots import Identity, unwrap_any
+from service.sealing.slots import Identity, KeySlot, Recipient, no_key, try_slots
 from service.sealing.suite import ArchiveKeys, check_commit, check_footer_mac
 from service.sources.base import StoredSource, StoredStream
-from storage_backends.base import ObjectInfo, StorageBackend
+from storage_backends.base import ObjectInfo, StorageBackend, StorageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +64,24 @@ class ArchiveReader:
     """
 
     def __init__(
-        self, archive: PinnedObject, header: Header, footer: Footer, manifest: Manifest, contents: _Contents
+        self,
+        archive: PinnedObject,
+        header: Header,
+        footer: Footer,
+        manifest: Manifest,
+        contents: _Contents,
+        unlocked: _Unlocked | None,
     ) -> None:
         self.info = archive.info
         self.header = header
         self.footer = footer
         self.manifest = manifest
+        self.opened_by = unlocked.opened_by if unlocked else None
+        """Whose key opened it; None when it is not sealed."""
+        self.signer: str | None = None
+        """Fingerprint of who has signed it, checked; None when nobody has. Anybody can sign: compare it."""
         self._contents = contents
+        self._unlocked = unlocked
         self._streams = _stored_streams(manifest)
 
     @classmethod
@@ -84,10 +97,11 @@ class ArchiveReader:
         directory = await read_directory(await read_back(archive), front.header)
         _check_name(archive.info, front.header)
         parts = {HEADER: front.content, FOOTER: directory.footer_content}
-        keys = None
+        keys = unlocked = None
         if front.header.sealed:
             parts[KEYSLOTS] = await front.window.part(directory.entries[1])
-            keys = await _unlock(front, KeySlots.from_bytes(parts[KEYSLOTS]), identities)
+            unlocked = await _unlock(target, front, KeySlots.from_bytes(parts[KEYSLOTS]).slots, identities)
+            keys = unlocked.keys
             check_footer_mac(keys, directory.footer.without_mac(), bytes.fromhex(directory.footer.mac or ""))
         max_raw = front.header.max_raw
         chunks = ChunkMap(directory.entries, max_raw=max_raw)
@@ -99,9 +113,18 @@ class ArchiveReader:
             parts=parts,
             rest=hashlib.sha256(directory.rest).digest(),
         )
-        manifest = await contents.manifest()
+        content = await contents.manifest()
+        manifest = Manifest.from_bytes(content)
         check_manifest(manifest, footer=directory.footer, entries=directory.entries)
-        return cls(archive, front.header, directory.footer, manifest, contents)
+        reader = cls(archive, front.header, directory.footer, manifest, contents, unlocked)
+        reader.signer = signer_of(content, manifest, front.content)
+        return reader
+
+    async def wrap_for(self, recipient: Recipient) -> KeySlot:
+        """Return a slot by which `recipient` opens this archive too. Raises SealError."""
+        if self._unlocked is None:
+            raise ValueError("an archive that is not sealed has no key")
+        return await recipient.wrap(self._unlocked.data_key, bytes.fromhex(self.header.archive_id))
 
     @property
     def entries(self) -> Sequence[Entry]:
@@ -192,8 +215,8 @@ class _Contents:
         tally.add(raw)
         return raw
 
-    async def manifest(self) -> Manifest:
-        """Read the manifest."""
+    async def manifest(self) -> bytes:
+        """Read the manifest's bytes."""
         tally = StreamSum()
         content = bytearray()
         async with aclosing(self.opened(MANIFEST_STREAM, tally, what="the manifest")) as chunks:
@@ -211,7 +234,7 @@ class _Contents:
             sha256=tally.sha256(),
             details={},
         )
-        return Manifest.from_bytes(bytes(content))
+        return bytes(content)
 
     async def check(self, streams: Mapping[int, StoredStream], *, progress: Progress) -> None:
         """Check the whole file; see `FileCheck.run`."""
@@ -225,14 +248,55 @@ class _Contents:
         await FileCheck(self._archive, expected, self._chunks, self._opener, progress=progress).run()
 
 
-async def _unlock(front: Front, slots: KeySlots, identities: Sequence[Identity]) -> ArchiveKeys:
-    """Return the keys that belong to exactly this header."""
+@dataclass(frozen=True, slots=True, repr=False)
+class _Unlocked:
+    """The keys of an archive, and whose key opened it."""
+
+    data_key: bytes
+    keys: ArchiveKeys
+    opened_by: Identity
+
+
+async def read_slots(target: StorageBackend, name: str) -> tuple[Header, list[dict[str, Any]]]:
+    """Return an archive's header and its own key slots, none when it is not sealed. Both are claims.
+
+    Raises UnsupportedArchive, IncompleteArchive, CorruptArchive, StorageError.
+    """
+    archive = PinnedObject(target, await target.stat(name))
+    front = await read_front(archive)
+    if not front.header.sealed:
+        return front.header, []
+    directory = await read_directory(await read_back(archive), front.header)
+    return front.header, KeySlots.from_bytes(await front.window.part(directory.entries[1])).slots
+
+
+async def _unlock(
+    target: StorageBackend, front: Front, own: Sequence[KeySlot], identities: Sequence[Identity]
+) -> _Unlocked:
+    """Return the keys that belong to exactly this header, by a slot of the archive or else one beside it."""
     assert front.header.commit is not None
-    archive_id = bytes.fromhex(front.header.archive_id)
-    data_key = await unwrap_any(slots.slots, identities, archive_id)
-    keys = ArchiveKeys(data_key, archive_id=archive_id, header=front.content)
-    check_commit(keys, bytes.fromhex(front.header.commit))
-    return keys
+    archive_id, commit = bytes.fromhex(front.header.archive_id), bytes.fromhex(front.header.commit)
+
+    def keys_of(data_key: bytes) -> ArchiveKeys:
+        keys = ArchiveKeys(data_key, archive_id=archive_id, header=front.content)
+        check_commit(keys, commit)
+        return keys
+
+    attempt = await try_slots(own, identities, archive_id, belongs=keys_of)
+    slots, reasons, note = [*own], attempt.reasons, ""
+    if attempt.data_key is None:
+        try:
+            beside = await read_sidecar(target, front.header.name)
+        except (ArchiveError, StorageError) as error:
+            beside, note = [], str(error)
+        attempt = await try_slots(beside, identities, archive_id, belongs=keys_of)
+        slots, reasons = [*own, *beside], reasons + attempt.reasons
+    if attempt.data_key is None or attempt.opened_by is None:
+        why: SealError = no_key(slots, reasons)
+        if note:
+            why.add_note(note)
+        raise why
+    return _Unlocked(attempt.data_key, keys_of(attempt.data_key), attempt.opened_by)
 
 
 def _check_name(info: ObjectInfo, header: Header) -> None:

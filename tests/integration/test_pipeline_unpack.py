@@ -45,6 +45,8 @@ class KnownKey:
     def __init__(self, data_key: bytes = small.DATA_KEY) -> None:
         self._data_key = data_key
 
+    proves_origin = True
+
     def accepts(self, slot: KeySlot) -> bool:
         return True
 

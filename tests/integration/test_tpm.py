@@ -21,7 +21,7 @@ from service.errors import (
     TpmUnavailable,
     WrongTpm,
 )
-from service.sealing.slots import unwrap_any
+from service.sealing.slots import no_key, try_slots
 from service.sealing.tpm import TpmGate, TpmIdentity, TpmPin, TpmRecipient, describe, load_pin, read_pin, save_pin
 from tests.integration.tpm_wire import CREATE, LOAD, START_AUTH_SESSION, UNSEAL, Tools, wired
 
@@ -223,10 +223,12 @@ async def test_a_cleared_tpm_is_not_pinned_again_by_itself(software_tpm: Softwar
 
 async def test_only_tpm_slots_are_judged(software_tpm: SoftwareTpm) -> None:
     assert not identity(software_tpm).accepts({"type": "age"})
-    with pytest.raises(NoMatchingIdentity):
-        await unwrap_any([{"type": "age"}], [identity(software_tpm)], ARCHIVE)
+    nothing = await try_slots([{"type": "age"}], [identity(software_tpm)], ARCHIVE, belongs=len)
+    assert (nothing.data_key, nothing.reasons) == (None, [])
+    assert isinstance(no_key([{"type": "age"}], nothing.reasons), NoMatchingIdentity)
     key, slot, _ = await sealed(software_tpm)
-    assert await unwrap_any([{"type": "age"}, slot], [identity(software_tpm)], ARCHIVE) == key
+    found = await try_slots([{"type": "age"}, slot], [identity(software_tpm)], ARCHIVE, belongs=len)
+    assert found.data_key == key
 
 
 async def test_a_data_key_has_32_bytes(software_tpm: SoftwareTpm) -> None:

@@ -43,6 +43,8 @@ class TpmRecipient:
 class TpmIdentity:
     """Opens what this machine's TPM sealed (service.sealing.slots.Identity). Needs no pin: the slot names its key."""
 
+    proves_origin = True
+
     def __init__(self, gate: TpmGate) -> None:
         self._gate = gate
 

@@ -1,0 +1,55 @@
+"""Key slots beside an archive: the object `<archive name>.keys`, where slots are added without rewriting the archive.
+
+It is a `keyslots.json` of its own, and as little trusted: a slot proves itself by yielding the archive's data key. One
+that is lost, damaged or exchanged costs the slots in it and nothing else: the archive's own slots are tried first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+from service.archive.parts import MAX_PART_BYTES, KeySlots
+from service.errors import CorruptArchive
+from storage_backends.base import ObjectNotFound, StorageBackend
+
+KEYS_SUFFIX: Final = ".keys"
+
+
+async def read_sidecar(target: StorageBackend, name: str) -> list[dict[str, Any]]:
+    """Return the slots beside an archive; none when there is no sidecar. Raises CorruptArchive, StorageError."""
+    content = bytearray()
+    try:
+        async with aclosing(target.get(name + KEYS_SUFFIX, length=MAX_PART_BYTES + 1)) as pieces:
+            async for piece in pieces:
+                content += piece
+    except ObjectNotFound:
+        return []
+    try:
+        return KeySlots.from_bytes(bytes(content)).slots
+    except CorruptArchive as error:
+        raise CorruptArchive(
+            f"the key slots beside the archive ({name}{KEYS_SUFFIX}) cannot be read: {error}",
+            hint="The archive's own slots are not concerned. Add the slots anew with `deviceon-backup key add`.",
+        ) from error
+
+
+async def write_sidecar(target: StorageBackend, name: str, slots: Sequence[dict[str, Any]]) -> None:
+    """Write the slots beside an archive, in place of those that were there; without any, remove the object.
+
+    Raises ValueError when they are too many or too long, StorageError.
+    """
+    if not slots:
+        await remove_sidecar(target, name)
+        return
+    await target.put(name + KEYS_SUFFIX, _once(KeySlots(slots=list(slots)).to_bytes()), overwrite=True)
+
+
+async def remove_sidecar(target: StorageBackend, name: str) -> None:
+    """Remove the slots beside an archive; none there is fine. Raises StorageError."""
+    await target.delete(name + KEYS_SUFFIX)
+
+
+async def _once(content: bytes) -> AsyncIterator[bytes]:
+    yield content
