@@ -28,13 +28,13 @@ from storage_backends.base import (
 from storage_backends.pool import Line, Pool
 from storage_backends.smb.connection import SmbConnection
 from storage_backends.smb.errors import mapped_errors, not_found
+from storage_backends.smb.flow import Reader
 from storage_backends.smb.handle import Handle, closing
 from storage_backends.smb.place import SmbPlace
 from storage_backends.smb.upload import Upload
 from storage_backends.temporary import is_temporary
 from storage_backends.worker import fill, settled
 
-READ_BYTES = 1 << 20
 LISTED_AT_ONCE = 500
 CLEAN_UP_SECONDS = 10.0
 FLUSH_TIMES = 10
@@ -106,12 +106,13 @@ class SmbBackend(StorageBackend):
                 end = info.size if length is None else min(info.size, offset + length)
                 if offset >= end:
                     return
-                ahead = line.worker.start(partial(reader.read, offset, end), within=line.within)
+                reader.begin(offset, end)
+                ahead = line.worker.start(reader.read, within=line.within)
                 while True:
                     piece = await settled(ahead)
                     offset += len(piece)
                     if offset < end:
-                        ahead = line.worker.start(partial(reader.read, offset, end), within=line.within)
+                        ahead = line.worker.start(reader.read, within=line.within)
                     yield piece
                     if offset >= end:
                         return
@@ -204,6 +205,7 @@ class _Reader:
         self._connection = connection
         self._key = key
         self._handle: Handle | None = None
+        self._reader: Reader | None = None
 
     def open(self) -> ObjectInfo:
         looked_at = _stat(self._connection, self._key)
@@ -212,16 +214,23 @@ class _Reader:
             info = self._handle.info(self._key)
         return info if info is not None else looked_at
 
-    def read(self, offset: int, end: int) -> bytes:
-        """Read the next piece before `end`; never nothing."""
+    def begin(self, offset: int, end: int) -> None:
+        """Say what will be read."""
         assert self._handle is not None
+        self._reader = self._handle.reader(offset, end)
+
+    def read(self) -> bytes:
+        """Read the next piece; never nothing."""
+        assert self._reader is not None
         with mapped_errors(self._connection.place, self._key):
-            piece = self._handle.read(offset, min(READ_BYTES, end - offset))
+            piece = self._reader.read()
         if not piece:
             raise ObjectChanged(f"{self._connection.place.url}/{self._key} became shorter while it was read")
         return piece
 
     def close(self) -> None:
+        if self._reader is not None:
+            self._reader.drop()
         if self._handle is not None:
             with mapped_errors(self._connection.place, self._key):
                 self._handle.close()

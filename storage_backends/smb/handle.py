@@ -26,6 +26,7 @@ from smbprotocol.open import Open, SMB2QueryInfoRequest, SMB2QueryInfoResponse, 
 from smbprotocol.reparse_point import ReparseTags
 
 from storage_backends.base import ObjectInfo
+from storage_backends.smb.flow import Reader, Writer
 
 # Tags of what leads elsewhere. Others (deduplicated, tiered to the cloud) are files like any other.
 _LEADS_ELSEWHERE = {ReparseTags.IO_REPARSE_TAG_SYMLINK, ReparseTags.IO_REPARSE_TAG_MOUNT_POINT}
@@ -47,14 +48,13 @@ class Handle:
         self._raw.seek(offset)
         return bytes(self._raw.read(length))
 
-    def write(self, piece: bytes | bytearray | memoryview) -> None:
-        """Append all of `piece`; one request takes as much as the server's credit allows."""
-        view = memoryview(piece)
-        while view:
-            written = self._raw.write(view)
-            if not written:
-                raise OSError("the server takes no more bytes and does not say why")
-            view = view[written:]
+    def writer(self) -> Writer:
+        """Return what appends to the file, which is empty."""
+        return Writer(self._raw.fd)
+
+    def reader(self, offset: int, end: int) -> Reader:
+        """Return what reads a range of the file."""
+        return Reader(self._raw.fd, offset, end)
 
     def flush(self) -> None:
         """Have the server write the file (or the directory's names) to its medium."""

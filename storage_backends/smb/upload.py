@@ -10,8 +10,11 @@ and last block. Every byte is read back by who wrote it; this look is for a serv
 Samba looks whether a name is taken and then renames: of two that do so at the same time the second replaces the first,
 and neither is told. A hard link is refused by its kernel. Where there are none (FAT, some NAS) it is a rename.
 
-A connection that breaks ends the upload. It could only go on after sending again all that was written since the last
-FLUSH, which the source cannot give a second time.
+A connection that breaks ends the upload; whoever wrote starts anew under another hidden name. Going on would be less
+safe: what the server has acknowledged and not yet flushed is gone when it was the server that broke down, which neither
+the file's size nor a new connection tells, and the source cannot give it a second time. Only what lies behind a FLUSH
+could be relied on, so that gigabytes would be flushed in small steps for the sake of a rare event. And the file stays
+open, with nothing shared, until the server notices that the old connection is gone.
 """
 
 from __future__ import annotations
@@ -25,10 +28,10 @@ from smbprotocol.header import NtStatus
 from storage_backends.base import ObjectInfo, StorageError
 from storage_backends.smb.connection import SmbConnection
 from storage_backends.smb.errors import exists, mapped_errors, status_of
+from storage_backends.smb.flow import Writer
 from storage_backends.smb.handle import Handle, closing
 from storage_backends.temporary import temporary_name
 
-WRITE_BYTES = 1 << 20  # one request: larger ones are slower
 SAMPLE_BYTES = 64 << 10
 _NO_LINKS = {
     NtStatus.STATUS_NOT_SUPPORTED,
@@ -52,6 +55,7 @@ class Upload:
         self.hidden_name = temporary_name()
         self._temporary = ""  # the hidden name, from when the file may have it to when it has another
         self._handle: Handle | None = None
+        self._writer: Writer | None = None
         self._file_id = 0
         self._size = 0
         self._head = b""
@@ -66,14 +70,14 @@ class Upload:
             self._connection.make_directory()
         self._temporary = self.hidden_name
         self._handle = self._connection.create_upload(self._temporary)
+        self._writer = self._handle.writer()
 
     def write(self, pieces: Sequence[bytes | bytearray]) -> None:
-        """Append `pieces`, all of them."""
-        assert self._handle is not None
+        """Append `pieces`. Some of them are still on their way when this returns; `flush` waits for them."""
+        assert self._writer is not None
         batch = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         with mapped_errors(self._place, self._key):
-            for start in range(0, len(batch), WRITE_BYTES):
-                self._handle.write(batch[start : start + WRITE_BYTES])
+            self._writer.write(batch)
         if len(self._head) < SAMPLE_BYTES:
             self._head += batch[: SAMPLE_BYTES - len(self._head)]
         self._tail = (self._tail + bytes(batch[-SAMPLE_BYTES:]))[-SAMPLE_BYTES:]
@@ -82,7 +86,9 @@ class Upload:
     def flush(self) -> None:
         """Have the server write all of it to its medium."""
         assert self._handle is not None
+        assert self._writer is not None
         with mapped_errors(self._place, self._key):
+            self._writer.settle()
             self._handle.flush()
             self._file_id = self._handle.file_id()
             stored = self._handle.stored_size()
@@ -111,6 +117,8 @@ class Upload:
         `connection` is another one when the upload's own broke.
         """
         if self._handle is not None and connection is self._connection:
+            if self._writer is not None:
+                self._writer.drop()
             handle, self._handle = self._handle, None
             with mapped_errors(self._place), closing(handle):
                 if self._temporary:

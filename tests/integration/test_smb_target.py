@@ -26,7 +26,7 @@ from storage_backends import (
     pool,
 )
 from storage_backends.smb.connection import SmbConnection
-from storage_backends.smb.handle import Handle
+from storage_backends.smb.flow import Writer
 from tests.conformance.target_place import SmbPlace, smb_place
 from tests.fault_proxy_smb import ANSWER, Fault, FaultProxy
 from tests.tracing import attached
@@ -344,11 +344,13 @@ async def test_a_file_system_without_hard_links_gets_a_rename(error: str) -> Non
 
 async def test_a_server_that_stores_other_bytes_is_found_out(place: SmbPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Injected: no server at hand lies."""
-    honest = Handle.write
+    honest = Writer.write
     damage = [lambda piece: bytes(piece[:-1]) + b"?", lambda piece: bytes(piece[:-1]), lambda piece: b"?" + piece[1:]]
     for damaged in damage:
         with monkeypatch.context() as patch:
-            patch.setattr(Handle, "write", lambda self, piece, damaged=damaged: honest(self, damaged(bytes(piece))))
+            patch.setattr(
+                Writer, "write", lambda self, piece, damaged=damaged: honest(self, memoryview(damaged(bytes(piece))))
+            )
             async with place.open() as target:
                 with pytest.raises(StorageError) as caught:
                     await target.put("object", pieces(b"x" * 100_000))
