@@ -27,6 +27,7 @@ async def try_target(settings: TargetSettings) -> list[Finding]:
     try:
         async with open_target(settings.url, settings.options()) as target:
             await _try(target, findings)
+            findings += [Finding("caution", None, told) for told in target.cautions]
             findings += _promises(target.promise)
     except (StorageError, ConfigError) as error:
         remedy = error.hint or "Remove the cause, then test again."

@@ -25,6 +25,7 @@ from storage_backends.base import (
     TargetUnavailable,
     check_key,
 )
+from storage_backends.options import check_numbers, check_options
 
 __all__ = [
     "AccessDenied",
@@ -55,6 +56,7 @@ def open_target(url: str, storage_options: Mapping[str, Any] | None = None) -> S
     Raises InvalidUrl.
     """
     protocol, path = _split(url)
+    check_numbers(storage_options or {})
     if protocol in {"s3", "s3a"}:
         from storage_backends.s3 import open_s3  # noqa: PLC0415  each backend is imported when first needed
 
@@ -87,7 +89,6 @@ def _split(url: str) -> tuple[str, str]:
 
 def _open_local(path: str, options: dict[str, Any]) -> StorageBackend:
     from storage_backends.local import LocalBackend  # noqa: PLC0415  each backend is imported when first needed
-    from storage_backends.options import check_options  # noqa: PLC0415
 
     if not path.startswith("/") or "\0" in path:
         raise InvalidUrl(

@@ -130,6 +130,8 @@ class StorageBackend(ABC):
     url: str
     """Where it is, without any secret; for messages."""
     promise: Promise
+    cautions: tuple[str, ...] = ()
+    """What its options leave unprotected, in a sentence each."""
 
     @abstractmethod
     async def put(

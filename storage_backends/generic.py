@@ -31,6 +31,7 @@ from storage_backends.base import (
 )
 from storage_backends.generic_directory import Directory, publishes_by_rename
 from storage_backends.generic_upload import Upload
+from storage_backends.options import MOST_SECONDS
 from storage_backends.pool import Pool
 from storage_backends.temporary import is_temporary
 from storage_backends.worker import fill, settled
@@ -85,8 +86,8 @@ def open_generic(url: str, options: Mapping[str, Any]) -> GenericBackend:
     if not isinstance(own.get("auto_mkdir", False), bool):
         raise InvalidUrl("storage_options: auto_mkdir must be true or false")
     timeout = own.get("call_timeout", TIMEOUT_SECONDS)
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
-        raise InvalidUrl("storage_options: call_timeout must be a number of seconds, more than 0")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= MOST_SECONDS:
+        raise InvalidUrl(f"storage_options: call_timeout must be seconds, more than 0 and {MOST_SECONDS} at most")
     given = {name: value for name, value in options.items() if name not in own}
     return GenericBackend(
         driver, f"{protocol}{rest}", given, auto_mkdir=own.get("auto_mkdir", False), timeout=float(timeout)
@@ -108,6 +109,8 @@ class GenericBackend(StorageBackend):
     ) -> None:
         self.url = url.partition("?")[0]
         self.promise = _BY_RENAME if publishes_by_rename(driver) else _BY_COMMIT
+        if self.url.startswith("ftp://") and not options.get("tls"):
+            self.cautions = ("FTP sends the password and all data unencrypted: others can read and change them.",)
         self._timeout = timeout
         self._pool = Pool(partial(Directory, driver, url, dict(options), make=auto_mkdir), self.url, within=timeout)
 

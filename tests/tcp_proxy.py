@@ -18,7 +18,8 @@ PIECE = 1 << 16
 class Fault:
     """Something done to one connection after `after` bytes were sent in one direction, counted over all connections.
 
-    `reset` sends RST to both sides; `stall` passes on nothing more; `close` ends the answer as if it were complete.
+    `reset` sends RST to both sides; `stall` passes on nothing more; `close` ends the answer as if it were complete;
+    `corrupt` changes a bit.
     """
 
     kind: str
@@ -107,6 +108,8 @@ class TcpProxy:
                 return
             if fault == "stall":
                 await asyncio.Event().wait()
+            if fault == "corrupt":
+                piece = piece[:-1] + bytes([piece[-1] ^ 1])
             if fault == "close":
                 writer.write(piece[: len(piece) // 2])
                 await writer.drain()

@@ -53,6 +53,7 @@ class S3Backend(StorageBackend):
 
     def __init__(self, options: S3Options) -> None:
         self.url = options.url
+        self.cautions = options.cautions
         self._options = options
         self.connection = Connection(options)
         self._conditional: bool | None = None

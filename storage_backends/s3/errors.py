@@ -55,8 +55,12 @@ _NEVER_TRANSIENT = (
     ProfileNotFound,
     NoRegionError,
     ParamValidationError,
-    SSLError,
 )
+_NO_COMMON_TLS = (
+    "CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL", "PROTOCOL_VERSION",
+    "HANDSHAKE_FAILURE", "NO_SHARED_CIPHER", "CERTIFICATE_REQUIRED", "UNKNOWN_CA",
+)  # fmt: skip
+"""What OpenSSL calls that which is the same at the next try; a connection that broke is not."""
 
 
 def error_code(exc: BaseException) -> str:
@@ -74,6 +78,8 @@ def is_retriable(exc: BaseException) -> bool:
     if isinstance(exc, ClientError):
         status = error_status(exc)
         return error_code(exc) in _TRY_AGAIN or status == 429 or (status >= 500 and status not in {501, 507})
+    if isinstance(exc, SSLError):
+        return not any(reason in str(exc) for reason in _NO_COMMON_TLS)
     return not isinstance(exc, _NEVER_TRANSIENT)
 
 

@@ -65,6 +65,17 @@ class S3Options:
         return (urlsplit(str(self.client.get("endpoint_url") or "")).hostname or "").lower()
 
     @property
+    def cautions(self) -> tuple[str, ...]:
+        """Say what is left unprotected."""
+        told = []
+        endpoint = str(self.client.get("endpoint_url") or "").lower()
+        if endpoint.startswith("http:") or (not endpoint and self.client.get("use_ssl") is False):
+            told.append("What is sent is not encrypted (http): others can read it, and can change it unnoticed.")
+        elif self.client.get("verify") is False:
+            told.append("The endpoint's certificate is not checked (verify: false): anybody may pretend to be it.")
+        return tuple(told)
+
+    @property
     def amazon(self) -> bool:
         """Say whether it is Amazon's own S3, whose abilities are known."""
         return not self.host or self.host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
@@ -130,15 +141,24 @@ def _check_client(client: Mapping[str, Any]) -> None:
                 "storage_options: endpoint_url is not the address of a server",
                 hint="Write it as https://s3.example.com or http://127.0.0.1:9000.",
             )
-    verify = client.get("verify")
-    if isinstance(verify, str) and not Path(verify).exists():
-        raise InvalidUrl(
-            f"storage_options: verify names {verify}, which does not exist",
-            hint="Name a PEM file with the certificate authority of the endpoint.",
-        )
+    _check_verify(client)
     if bool(client.get("aws_access_key_id")) != bool(client.get("aws_secret_access_key")):
         raise InvalidUrl(
             "storage_options: key and secret go together", hint="Give both, or none for the usual chain of AWS."
+        )
+
+
+def _check_verify(client: Mapping[str, Any]) -> None:
+    """Refuse what the library would take for "trust any certificate" though nobody has said so: 0, an empty text."""
+    for name in ("use_ssl", "verify"):
+        value = client.get(name, True)
+        if not isinstance(value, bool) and not (name == "verify" and isinstance(value, str)):
+            raise InvalidUrl(f"storage_options: {name} must be true or false{', or a path' * (name == 'verify')}")
+    verify = client.get("verify")
+    if isinstance(verify, str) and not (verify.strip() and Path(verify).exists()):
+        raise InvalidUrl(
+            f"storage_options: verify names {verify!r}, which does not exist",
+            hint="Name a PEM file with the certificate authority of the endpoint; true and false stand without quotes.",
         )
 
 

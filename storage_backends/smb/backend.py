@@ -54,6 +54,8 @@ class SmbBackend(StorageBackend):
 
     def __init__(self, place: SmbPlace) -> None:
         self.url = place.url
+        if not place.encrypt:
+            self.cautions = ("What is sent is signed, but not encrypted (encrypt: false): others can read it.",)
         self._place = place
         self._pool = Pool(partial(SmbConnection, place), place.url, within=place.timeout)
 

@@ -86,10 +86,23 @@ def test_what_cannot_be_a_target_is_refused_with_what_is_missing(url: str, told:
     assert "hunter2" not in f"{caught.value}{caught.value.hint}"
 
 
-@pytest.mark.parametrize("options", [{"auto_mkdir": "yes"}, {"call_timeout": 0}, {"call_timeout": "1"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"auto_mkdir": "yes"},
+        *({"call_timeout": value} for value in (0, "1", -1, float("nan"), float("inf"), 1e9, True)),
+        *({"timeout": value} for value in (-1, float("nan"), float("inf"))),
+        {"nested": {"retry_timeout": float("nan")}},
+    ],
+)
 def test_an_option_that_makes_no_sense_is_refused(options: dict[str, object]) -> None:
     with pytest.raises(InvalidUrl, match=next(iter(options))):
         open_target("memory://x", options)
+
+
+def test_that_nothing_is_encrypted_is_told() -> None:
+    assert "unencrypted" in open_target("ftp://host/x").cautions[0]
+    assert open_target("ftp://host/x", {"tls": True}).cautions == open_target("memory://x").cautions == ()
 
 
 async def test_an_option_that_the_driver_refuses_is_said(ftp_server: FtpServer) -> None:

@@ -161,7 +161,18 @@ async def test_min_free_stays_free(tmp_path: Path, *, unnamed: bool) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"min_free": -1}, {"min_free": "1G"}, {"min_free": True}, {"timeout": 0}, {"timeout": "1"}, {"timeout": -1.0}],
+    [
+        {"min_free": -1},
+        {"min_free": "1G"},
+        {"min_free": True},
+        {"timeout": 0},
+        {"timeout": "1"},
+        {"timeout": -1.0},
+        {"timeout": float("nan")},
+        {"timeout": float("inf")},
+        {"timeout": 1e9},
+        {"min_free": float("nan")},
+    ],
 )
 def test_an_option_that_makes_no_sense_is_refused(options: dict[str, object]) -> None:
     with pytest.raises(InvalidUrl, match=next(iter(options))):

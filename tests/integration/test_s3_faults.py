@@ -142,6 +142,21 @@ async def test_a_line_that_stalls_for_ever_fails_in_bounded_time() -> None:
         assert left(direct) == []
 
 
+@pytest.mark.parametrize("after", [0, 1400, 6 * MIB])
+async def test_a_line_that_breaks_tls_is_tried_again(after: int) -> None:
+    """In the handshake of either side, and in the middle of an upload: an SSLError that is not about certificates."""
+    for to_server in (True, False) if after < MIB else (True,):
+        options = s3_servers.ceph_options(tls=True)
+        fault = Fault("corrupt", after, to_server=to_server)
+        async with (
+            TcpProxy(options["endpoint_url"], [fault]) as proxy,
+            opened(options | {"endpoint_url": proxy.endpoint, "timeout": 5}) as target,
+        ):
+            content = os.urandom(11 * MIB)
+            await target.put("object", pieces(content))
+            assert await read(target, "object") == content
+
+
 async def test_a_slow_line_is_not_taken_for_a_stalled_one() -> None:
     """Sending a part takes twice as long as the server may be silent."""
     content = os.urandom(16 * MIB)

@@ -15,6 +15,7 @@ from storage_backends.s3.connection import Connection
 from storage_backends.s3.options import S3Options, parse_options
 from storage_backends.s3.parts import MIB
 
+UNCLEAR: list[Any] = [0, "", " ", "false", "no", "0", 0.0, []]
 SECRET = "hunter2-secret"
 
 
@@ -129,6 +130,13 @@ def test_parts_are_what_the_endpoint_is_known_to_need() -> None:
         ({"endpoint_url": f"https://user:{SECRET}@s3.example.com"}, "endpoint_url"),
         ({"endpoint_url": "https://s3.example.com:port"}, "endpoint_url"),
         ({"verify": "/no/such/file.pem"}, "/no/such/file.pem"),
+        *(({"verify": value}, "verify") for value in UNCLEAR),
+        *(({"client_kwargs": {"verify": value}}, "verify") for value in [*UNCLEAR, 1, None]),
+        *(({"client_kwargs": {"use_ssl": value}}, "use_ssl") for value in (0, "", "no", None)),
+        ({"timeout": float("nan")}, "timeout"),
+        ({"retry_seconds": float("inf")}, "retry_seconds"),
+        ({"config_kwargs": {"connect_timeout": float("nan")}}, "config_kwargs.connect_timeout"),
+        ({"config_kwargs": {"read_timeout": -1}}, "config_kwargs.read_timeout"),
     ],
 )
 def test_a_wrong_option_is_named_and_no_secret_repeated(options: dict[str, Any], said: str) -> None:
@@ -136,6 +144,24 @@ def test_a_wrong_option_is_named_and_no_secret_repeated(options: dict[str, Any],
         open_target("s3://bucket", options)
     assert said in str(caught.value)
     assert SECRET not in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, ""),
+        ({"verify": True}, ""),
+        ({"verify": False}, "certificate is not checked"),
+        ({"client_kwargs": {"verify": False}}, "certificate is not checked"),
+        ({"endpoint_url": "http://127.0.0.1:9000"}, "not encrypted"),
+        ({"use_ssl": False}, "not encrypted"),
+        ({"endpoint_url": "https://s3.example.com", "use_ssl": False}, ""),
+    ],
+)
+def test_what_is_left_unprotected_is_told(options: dict[str, Any], told: str) -> None:
+    cautions = open_target("s3://bucket", options).cautions
+    assert len(cautions) == bool(told)
+    assert told in "".join(cautions)
 
 
 def test_an_unknown_option_is_answered_with_those_that_are_known() -> None:
