@@ -76,6 +76,11 @@ class Directory:
         """Let go of it."""
         self._fs = None
 
+    def reopen(self) -> None:
+        """Make another instance: the connection of the first may be broken."""
+        self.close()
+        self.open()
+
     @property
     def break_off(self) -> None:
         """Fsspec has no way to end a call."""

@@ -3,7 +3,7 @@
 Where the driver renames (SFTP, FTP, WebHDFS), the object is written under a hidden name and renamed. Where its `mv` is
 fsspec's own, which copies, the object is written in a transaction: such drivers (object stores, `memory`) show what
 was written when it is committed. A file is never used as a context manager: leaving that after an error completes the
-upload.
+upload. When a rename or a commit fails, the place is looked at: it may have happened all the same.
 
 Blocking; the methods of one upload run in one thread, in the order create, write..., publish, discard.
 """
@@ -21,6 +21,8 @@ from storage_backends.base import InvalidUrl, ObjectExists, ObjectInfo, StorageE
 from storage_backends.generic_directory import Directory, publishes_by_rename
 from storage_backends.temporary import temporary_name
 
+SAMPLE_BYTES = 64 << 10
+
 _publishing: set[str] = set()
 _publishing_lock = Lock()
 
@@ -37,7 +39,9 @@ class Upload:
         self._name = self.hidden_name or key
         self._file: Any = None
         self._size = 0
+        self._head = self._tail = b""
         self._published: ObjectInfo | None = None
+        self._asked = False  # the server was told to give the name
 
     def create(self) -> None:
         """Begin; ObjectExists at once when the name is taken already."""
@@ -58,6 +62,7 @@ class Upload:
         """Append `pieces`, all of them."""
         with self._directory.mapped_errors():
             for piece in pieces:
+                self._sample(piece)
                 view = memoryview(piece)
                 while view:
                     written = self._file.write(view)
@@ -74,13 +79,12 @@ class Upload:
             raise self._wrong()
         with _alone(self._directory.path(self._key)) if not self._overwrite else nullcontext():
             self._refuse_taken()
-            with self._directory.mapped_errors():
-                if self._rename:
-                    self._directory.fs.mv(self._directory.path(self._name), self._directory.path(self._key))
-                    self._name = ""
-                else:
-                    self._directory.fs.end_transaction()
-                    self._file = None
+            self._asked = True
+            try:
+                self._give_name()
+            except StorageError as error:
+                if not self._happened(error):
+                    raise
             self._published = self._stored(self._key)
         if self._published.size != self._size:
             raise self._wrong()
@@ -90,13 +94,53 @@ class Upload:
         """Leave nothing, also when it was published already. What was replaced on purpose stays replaced."""
         if self._file is not None:
             self._drop(self._file)
-        if self._rename and self._name:
-            self._directory.remove(self._name)
-        published = self._published
-        if published is not None and not self._overwrite:
-            now = self._directory.look(self._key)
-            if now is not None and now.etag == published.etag:
-                self._directory.remove(self._key)
+        self._directory.reopen()
+        if self._rename:
+            self._directory.remove(self.hidden_name)
+        if self._asked and not self._overwrite and (self._is_what_was_published() or self._is_ours()):
+            self._directory.remove(self._key)
+
+    def _is_what_was_published(self) -> bool:
+        now = None if self._published is None else self._directory.look(self._key)
+        return now is not None and self._published is not None and now.etag == self._published.etag
+
+    def _give_name(self) -> None:
+        with self._directory.mapped_errors():
+            if self._rename:
+                self._directory.fs.mv(self._directory.path(self._name), self._directory.path(self._key))
+            else:
+                self._directory.fs.end_transaction()
+                self._file = None
+
+    def _happened(self, error: StorageError) -> bool:
+        """Say whether the name was given although the driver reports `error`; its hint says so when nobody can tell."""
+        try:
+            self._directory.reopen()  # with a broken connection some drivers say of everything that it is absent
+            return self._is_ours()
+        except StorageError:
+            error.hint += f" Whether {self._key} got its name could not be seen: it may be there, whole."
+            return False
+
+    def _is_ours(self) -> bool:
+        """Say whether what is under the key is what was written: its size, its first and its last bytes."""
+        if self._rename and self._directory.look(self.hidden_name) is not None:
+            return False
+        try:
+            info = self._directory.look(self._key)
+        except ObjectExists:
+            return False
+        if info is None or info.size != self._size:
+            return False
+        last = self._size - len(self._tail)
+        return (
+            self._directory.read(info, 0, len(self._head)) == self._head
+            and self._directory.read(info, last, self._size) == self._tail
+        )
+
+    def _sample(self, piece: bytes | bytearray) -> None:
+        if len(self._head) < SAMPLE_BYTES:
+            self._head += piece[: SAMPLE_BYTES - len(self._head)]
+        self._tail = (self._tail + bytes(piece[-SAMPLE_BYTES:]))[-SAMPLE_BYTES:]
 
     def _drop(self, file: Any) -> None:
         with suppress(Exception):

@@ -18,6 +18,8 @@ PIECE = 1 << 16
 class Fault:
     """Something done to one connection after `after` bytes were sent in one direction, counted over all connections.
 
+    With `on`, it is done when these bytes come.
+
     `reset` sends RST to both sides; `stall` passes on nothing more; `close` ends the answer as if it were complete;
     `corrupt` changes a bit.
     """
@@ -26,6 +28,7 @@ class Fault:
     after: int = 0
     to_server: bool = True
     times: int = 1
+    on: bytes = b""
     hits: int = 0
 
 
@@ -50,6 +53,7 @@ class TcpProxy:
         listener = socket.socket()
         # Small, so that what a sender was rid of is not far from what the server has.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIECE)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # FTP ends a transfer by an urgent byte
         listener.bind(("127.0.0.1", 0))
         self._port: int = listener.getsockname()[1]
         self._server = await asyncio.start_server(self._accept, sock=listener, limit=PIECE)
@@ -102,7 +106,7 @@ class TcpProxy:
             self.passed[to_server] += len(piece)
             if self.rate and to_server:
                 await asyncio.sleep(len(piece) / self.rate)
-            fault = self._due(to_server)
+            fault = self._due(to_server, piece)
             if fault == "reset":
                 reset()
                 return
@@ -120,10 +124,10 @@ class TcpProxy:
         if writer.can_write_eof():
             writer.write_eof()
 
-    def _due(self, to_server: bool) -> str | None:
+    def _due(self, to_server: bool, piece: bytes) -> str | None:
         for fault in self.faults:
             passed = self.passed[fault.to_server]
-            if fault.to_server == to_server and fault.hits < fault.times and passed > fault.after:
+            if fault.to_server == to_server and fault.hits < fault.times and passed > fault.after and fault.on in piece:
                 fault.hits += 1
                 return fault.kind
         return None

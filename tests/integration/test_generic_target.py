@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import fsspec
@@ -23,6 +24,7 @@ from storage_backends import (
 )
 from storage_backends.generic import GenericBackend
 from tests.ftp_server import FtpServer
+from tests.tcp_proxy import Fault, TcpProxy
 
 
 async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
@@ -232,3 +234,103 @@ async def test_backends_of_one_process_do_not_replace_each_others_objects(strang
             await other.put("object", data())
         assert (await one.stat("object")).size == len(b"first")
         assert isinstance(one, GenericBackend)
+
+
+def renaming(monkeypatch: pytest.MonkeyPatch, *, before: bool, then: Callable[[Strange], None] | None = None) -> None:
+    """Have the driver rename, and fail before or after it has done so; `then` happens meanwhile."""
+
+    def mv(self: Strange, source: str, target: str, **_: Any) -> None:
+        if not before:
+            self.store[target] = self.store.pop(source)
+        if then is not None:
+            then(self)
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(Strange, "mv", mv)
+
+
+async def test_a_rename_that_happened_although_it_failed_is_a_success(
+    strange: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renaming(monkeypatch, before=False)
+    async with open_target(strange) as target:
+        info = await target.put("object", pieces(b"x" * 200_000))
+        assert (info.size, await keys(target)) == (200_000, ["object"])
+
+
+async def test_a_rename_that_failed_leaves_nothing(strange: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    renaming(monkeypatch, before=True)
+    async with open_target(strange) as target:
+        with pytest.raises(TargetUnavailable, match="reset"):
+            await target.put("object", pieces(b"x"))
+        assert Strange.store == {}
+
+
+async def test_the_object_of_somebody_else_is_neither_taken_for_ours_nor_removed(
+    strange: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same size, at the very same moment."""
+    renaming(monkeypatch, before=True, then=lambda fs: fs.pipe_file(fs._strip_protocol(f"{strange}/object"), b"B" * 10))
+    async with open_target(strange) as target:
+        with pytest.raises(TargetUnavailable, match="reset"):
+            await target.put("object", pieces(b"A" * 10))
+        assert [file.getvalue() for file in Strange.store.values()] == [b"B" * 10]
+
+
+async def test_when_nobody_can_see_what_a_rename_did_it_is_said(strange: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(self: Strange, path: str, **_: Any) -> None:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    renaming(monkeypatch, before=False, then=lambda _: monkeypatch.setattr(Strange, "info", gone))
+    async with open_target(strange) as target:
+        with pytest.raises(TargetUnavailable) as caught:
+            await target.put("object", pieces(b"x"))
+    assert "may be there, whole" in caught.value.hint
+
+
+@pytest.mark.parametrize("happened", [False, True])
+async def test_a_commit_that_fails_is_looked_at(
+    strange: str, monkeypatch: pytest.MonkeyPatch, *, happened: bool
+) -> None:
+    honest = Strange.end_transaction
+
+    def failing(self: Strange) -> None:
+        if happened:
+            honest(self)
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(Strange, "end_transaction", failing)
+    async with open_target(strange) as target:
+        if happened:
+            assert (await target.put("object", pieces(b"x"))).size == 1
+        else:
+            with pytest.raises(TargetUnavailable, match="reset"):
+                await target.put("object", pieces(b"x"))
+        assert await keys(target) == (["object"] if happened else [])
+
+
+@pytest.mark.parametrize(
+    ("on", "to_server", "there"),
+    [
+        (b"250 Renaming ok", False, True),  # the reply is lost
+        (b"RNTO", True, False),  # the request is lost
+        (b"350 Ready for destination", False, False),
+        (b"226 Transfer complete", False, False),
+    ],
+)
+async def test_a_connection_that_breaks_while_the_name_is_given_leaves_the_object_or_nothing(
+    ftp_server: FtpServer, on: bytes, there: bool, *, to_server: bool
+) -> None:
+    name = uuid4().hex
+    (ftp_server.directory / name).mkdir()
+    parts = urlsplit(ftp_server.url)
+    fault = Fault("reset", to_server=to_server, on=on)
+    async with TcpProxy(f"ftp://127.0.0.1:{parts.port}", [fault]) as proxy:
+        url = f"ftp://{parts.username}@{urlsplit(proxy.endpoint).netloc}/{name}"
+        async with open_target(url, {"password": ftp_server.password}) as target:
+            if there:
+                assert (await target.put("object", pieces(b"x" * 200_000))).size == 200_000
+            else:
+                with pytest.raises(StorageError):
+                    await target.put("object", pieces(b"x" * 200_000))
+        assert [path.name for path in (ftp_server.directory / name).iterdir()] == ["object"] * there
