@@ -8,6 +8,7 @@ import click
 
 from service.cli import (
     archives,
+    extracting,
     failures,
     keeping,
     recovering,
@@ -64,6 +65,7 @@ for command in (
     archives.list_archives,
     archives.inspect,
     archives.verify,
+    extracting.extract,
     restoring.restore,
     restoring.rollback,
     restoring.commit,

@@ -75,7 +75,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("service.backup", "service.prune", "service.holding", "service.copying"),
     ("service.baseline",),
     ("service.restore_plan",),
-    ("service.restore", "service.doctor"),
+    ("service.extract", "service.restore", "service.doctor"),
     ("service.settle", "service.jobs"),
     ("service.work", "service.scheduler"),
     ("service.api",),
