@@ -74,10 +74,11 @@ async def extract_from(
     """
     name = reader.header.name
     wanted = select.of(reader.sources())
-    work = await run_in_thread(_begin, to)
+    work = to.absolute().with_name(f"{OWN_PREFIX}{secrets.token_hex(8)}")
     told: list[str] = []
     found: list[str] = []
     try:
+        await run_in_thread(_begin, work, to)
         progress.begin("extract", f"Extracting from {name}")
         for stored in wanted:
             was_there, said = await extraction.extract(stored, reader, work, chosen, progress)
@@ -99,17 +100,15 @@ def _require_any(found: Sequence[str], chosen: Chosen) -> None:
         )
 
 
-def _begin(to: Path) -> Path:
+def _begin(work: Path, to: Path) -> None:
     if os.path.lexists(to):
         raise NotExtracted(f"{to} is there already, and nothing is overwritten", hint="Name a directory that is new.")
-    work = to.absolute().with_name(f"{OWN_PREFIX}{secrets.token_hex(8)}")
     try:
         work.mkdir(mode=0o700)
     except OSError as error:
         raise NotExtracted(
-            f"nothing can be written to {to.parent}: {error.strerror}", hint="Name a directory in one that there is."
+            f"nothing can be written to {work.parent}: {error.strerror}", hint="Name a directory in one that there is."
         ) from error
-    return work
 
 
 def _publish(work: Path, to: Path) -> tuple[int, int]:
@@ -133,5 +132,7 @@ def _publish(work: Path, to: Path) -> tuple[int, int]:
 
 
 def _remove(work: Path) -> None:
+    if not os.path.lexists(work):
+        return
     with opened_directory(work.parent) as fd:
         remove_tree(work.name, dir_fd=fd)
