@@ -74,7 +74,7 @@ async def extract_from(
     """
     name = reader.header.name
     wanted = select.of(reader.sources())
-    work = to.absolute().with_name(f"{OWN_PREFIX}{secrets.token_hex(8)}")
+    work = to.parent / f"{OWN_PREFIX}{secrets.token_hex(8)}"
     told: list[str] = []
     found: list[str] = []
     try:
@@ -89,7 +89,7 @@ async def extract_from(
     except BaseException:
         await run_in_thread(_remove, work)
         raise
-    return Extraction(name, str(to), found, files, size, told)
+    return Extraction(name, os.fspath(to), found, files, size, told)
 
 
 def _require_any(found: Sequence[str], chosen: Chosen) -> None:

@@ -322,6 +322,7 @@ def test_somebody_who_is_not_root_extracts_on_a_machine_without_configuration(
     found = workspace / "out/config/deep/er/script"
     assert found.stat().st_uid == 65534
     assert found.stat().st_mode & 0o7777 == 0o755
+    assert found.stat().st_mtime_ns == (installation.root / "etc/deep/er/script").stat().st_mtime_ns
     assert found.read_bytes() == (installation.root / "etc/deep/er/script").read_bytes()
 
 
