@@ -11,6 +11,7 @@ from service.cli import (
     extracting,
     failures,
     keeping,
+    keys,
     recovering,
     resetting,
     restoring,
@@ -83,6 +84,8 @@ for command in (
     keeping.release,
     keeping.delete,
     keeping.copy,
+    keys.key,
+    keys.prepare_firmware_update,
     system_backup.settings,
     system_backup.test_target,
 ):
