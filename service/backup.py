@@ -21,6 +21,8 @@ from service.keys import identities, sealer, sign_archive
 from service.ledger import Ledger, NoLedger
 from service.pipeline.pack import Packed, pack
 from service.progress import Progress
+from service.sealing.at_hand import KeyAtHand
+from service.sealing.slots import Identity
 from service.sealing.suite import SUITE, ArchiveKeys
 from service.server_version import server_version
 from service.state_directory import next_sequence
@@ -80,7 +82,7 @@ async def backup(
         AsyncExitStack() as views,
     ):
         await targets.sweep(started - SOMEBODY_ELSE)
-        header, slots, keys = await _seal(config, targets, running_version, progress, clock)
+        header, slots, keys, at_hand = await _seal(config, targets, running_version, progress, clock)
         progress.begin("snapshot", f"Taking a consistent view of {len(config.sources)} sources")
         snapshots = []
         for settings in config.sources:
@@ -101,7 +103,7 @@ async def backup(
                 sign=partial(sign_archive, config) if keys else None,
             )
         await views.aclose()  # let the databases go before the archive is read back
-        await targets.read_back(header.name, lambda: identities(config), progress)
+        await targets.read_back(header.name, lambda: at_hand or identities(config), progress)
     seconds = (clock() - started).total_seconds()
     return _result(config.target.url, header.name, packed, targets.outcomes, seconds, progress.end())
 
@@ -113,16 +115,22 @@ def _size_last_time(targets: Targets) -> int:
 
 async def _seal(
     config: Config, targets: Targets, running_version: str, progress: Progress, clock: Clock
-) -> tuple[Header, KeySlots | None, ArchiveKeys | None]:
-    """Choose the archive's name and keys. The key slots are proven to open before the first byte is written."""
+) -> tuple[Header, KeySlots | None, ArchiveKeys | None, list[Identity]]:
+    """Choose the archive's name and keys. The key slots are proven to open before the first byte is written.
+
+    Last is who reads the archive back when nobody can open it without a person; empty when this machine can.
+    """
     created = await _free_minute(targets, progress, clock)
     archive_id = os.urandom(16)
     seal_for = await sealer(config)
     slots = commit = data_key = None
+    at_hand: list[Identity] = []
     if seal_for is not None:
         progress.begin("seal", f"Sealing the archive's key to {seal_for.fingerprint}")
         data_key = os.urandom(32)
         slots = KeySlots(slots=[dict(slot) for slot in await seal_for.wrap(data_key, archive_id)])
+        if seal_for.asks_for_pin:
+            at_hand = [KeyAtHand(data_key, slots.slots)]
         commit = ArchiveKeys(data_key, archive_id=archive_id, header=None).commit.hex()
     header = Header(
         suite=SUITE if seal_for else SUITE_NONE,
@@ -139,7 +147,7 @@ async def _seal(
         notice=NOTICE,
     )
     keys = ArchiveKeys(data_key, archive_id=archive_id, header=header.to_bytes()) if data_key else None
-    return header, slots, keys
+    return header, slots, keys, at_hand
 
 
 async def _free_minute(targets: Targets, progress: Progress, clock: Clock) -> datetime:

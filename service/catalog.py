@@ -14,7 +14,8 @@ from service.config import Config
 from service.errors import ArchiveError, DamagedSlot, NotAuthentic, PinRequired, SealError
 from service.keys import identities, trusted_signers
 from service.ledger import Evidence, Known, Ledger, NoLedger
-from service.pipeline.unpack import ArchiveReader, peek
+from service.pipeline.closed import check_closed
+from service.pipeline.unpack import ArchiveReader, Peek, peek
 from service.progress import Progress
 from service.secret import remember_password_in
 from storage_backends import open_target
@@ -162,6 +163,13 @@ def origin_proven(config: Config, reader: ArchiveReader) -> bool:
     """
     by_tpm = reader.opened_by is not None and reader.opened_by.proves_origin
     return by_tpm or (reader.signer is not None and reader.signer in trusted_signers(config))
+
+
+async def check_whole(config: Config, archive: str, *, progress: Progress) -> Peek:
+    """Read every byte of an archive whose key is not at hand; see `service.pipeline.closed`. It proves no evidence."""
+    async with locate(config, archive) as (target, name):
+        progress.begin("verify", f"Reading {archive}")
+        return await check_closed(target, name, progress)
 
 
 async def needs_pin(config: Config, archive: str) -> bool:

@@ -153,7 +153,7 @@ class PinWrong(SealError):
 
     code = "PIN_WRONG"
 
-    def __init__(self, message: str, *, tries_left: int | None, hint: str = "") -> None:
+    def __init__(self, message: str, *, tries_left: int | None = None, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.tries_left = tries_left
 

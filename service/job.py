@@ -20,7 +20,6 @@ JobKind = Literal[
     "commit",
     "verify",
     "copy",
-    "keys",
     "drill",
     "prune",
     "delete",

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from service.config import Config
-from service.errors import SealError
+from service.errors import ConfigError, SealError
 from service.recovery import RecoveryKey
 from service.recovery_choice import recovery_choice
 from service.sealing.slots import Identity, KeySlot, Recipient
 
 if TYPE_CHECKING:
-    from service.sealing.tpm import TpmGate, TpmPin, TpmSigner
+    from service.sealing.tpm import TpmGate, TpmPin, TpmRecipient, TpmSigner
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ class Sealer:
     fingerprint: str | None
     kinds: str = "tpm"
     """As the header of an archive names them: `tpm`, `tpm+age`."""
+    asks_for_pin: bool = False
+    """Whether this machine opens the archive with the restore PIN only."""
 
     async def wrap(self, data_key: bytes, archive_id: bytes) -> list[KeySlot]:
         """Make one proven key slot for each recipient. Raises SealError."""
@@ -43,16 +45,17 @@ async def sealer(config: Config) -> Sealer | None:
     choice = recovery_choice(config)
     chip, fingerprint = await this_tpm(config)
     recovery = age_recipients(choice.recipients, protected=choice.protected)
-    return Sealer((chip, *recovery), fingerprint, "tpm+age" if recovery else "tpm")
+    kinds = "tpm+age" if recovery else "tpm"
+    return Sealer((chip, *recovery), fingerprint, kinds, asks_for_pin=chip.asks_for_pin)
 
 
-async def this_tpm(config: Config) -> tuple[Recipient, str]:
+async def this_tpm(config: Config) -> tuple[TpmRecipient, str]:
     """Return this machine's TPM, pinned when it is seen for the first time, and its fingerprint. Raises SealError."""
     import service.sealing.tpm as tpm  # noqa: PLC0415, PLR0402 - a heavy library
 
     gate = _gate(config)
     pin = await _pinned(config, gate)
-    return tpm.TpmRecipient(gate, pin), pin.fingerprint
+    return tpm.TpmRecipient(gate, pin, tpm.load_restore_pin(config.state_dir / tpm.PIN_FILE)), pin.fingerprint
 
 
 def age_recipients(recipients: Sequence[str], *, protected: str | None = None) -> list[Recipient]:
@@ -113,7 +116,13 @@ def identities(config: Config) -> list[Identity]:
     """
     import service.sealing.tpm as tpm  # noqa: PLC0415, PLR0402 - a heavy library
 
-    return [tpm.TpmIdentity(_gate(config)), *recovery_identities(config.opening.recovery)]
+    try:
+        restore_pin = tpm.load_restore_pin(config.state_dir / tpm.PIN_FILE)
+    except SealError as error:
+        log.warning("archives open with the restore PIN of their day: %s", error)
+        restore_pin = None
+    chip = tpm.TpmIdentity(_gate(config), pin=config.opening.pin, restore_pin=restore_pin)
+    return [chip, *recovery_identities(config.opening.recovery)]
 
 
 def recovery_identities(recovery: RecoveryKey | None) -> list[Identity]:
@@ -123,6 +132,19 @@ def recovery_identities(recovery: RecoveryKey | None) -> list[Identity]:
     from service.sealing.age import AgeIdentity  # noqa: PLC0415 - a library that most commands do not need
 
     return [AgeIdentity(recovery)]
+
+
+async def pinned_tpm(config: Config) -> tuple[TpmGate, TpmPin]:
+    """Return the way to the TPM and which one is trusted; the first time, this machine's TPM is pinned.
+
+    Raises ConfigError when sealing is off, TpmUnavailable, SealError.
+    """
+    if config.sealing.mode == "off":
+        raise ConfigError(
+            "sealing is off, so no TPM is used", hint="Set sealing.mode to tpm, or do without what needs a TPM."
+        )
+    gate = _gate(config)
+    return gate, await _pinned(config, gate)
 
 
 def _gate(config: Config) -> TpmGate:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from service.catalog import verify
+from service.catalog import check_whole, verify
 from service.config import Config
-from service.errors import ArchiveError, DamagedSlot, NotAuthentic, ServiceError
+from service.errors import ArchiveError, DamagedSlot, NotAuthentic, PinRequired, ServiceError
 from service.exclusive import exclusive
 from service.ledger import PROVEN, Intent
 from service.progress import Progress
@@ -27,6 +27,8 @@ class SettleResult:
     swept: int = 0
     verified: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)
+    """Archives that are whole, and that only somebody with the restore PIN can prove."""
 
 
 async def settle(
@@ -85,6 +87,23 @@ async def _settled_already(target: StorageBackend, intent: Intent, archives: Arc
     return True
 
 
+async def _look_at_closed(
+    config: Config, intent: Intent, archives: Archives, result: SettleResult, progress: Progress
+) -> None:
+    """An archive that nobody can open here without a person stays `written`, unless its bytes are not what it lists."""
+    try:
+        seen = await check_whole(config, intent.name, progress=progress)
+    except ArchiveError as error:
+        progress.say(f"{intent.name} cannot be used: {error}")
+        result.damaged.append(intent.name)
+        known = (await archives.known(intent.target)).get(intent.name)
+        if known is not None:
+            await archives.found(intent.target, intent.name, known.etag, "damaged")
+        return
+    progress.say(f"{seen.info.key} is whole; `deviceon-backup verify` with the restore PIN proves it")
+    result.unproven.append(intent.name)
+
+
 async def _prove(config: Config, intent: Intent, archives: Archives, result: SettleResult, progress: Progress) -> None:
     try:
         await verify(config, intent.name, progress=progress, ledger=archives)
@@ -92,4 +111,6 @@ async def _prove(config: Config, intent: Intent, archives: Archives, result: Set
     except (ArchiveError, NotAuthentic, DamagedSlot) as error:
         progress.say(f"{intent.name} cannot be used: {error}")
         result.damaged.append(intent.name)
+    except PinRequired:
+        await _look_at_closed(config, intent, archives, result, progress)
     await archives.settled(intent.target, intent.name)

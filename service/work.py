@@ -6,22 +6,19 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from service.backup import BackupResult, backup
 from service.baseline import make_baseline, require_none
-from service.catalog import archive_at, origin_proven, verify
+from service.catalog import archive_at
 from service.config import Config
 from service.copying import NoSource, copy
 from service.errors import ConfigError, ServiceError, StateError
 from service.holding import delete
 from service.job import Job
 from service.jobs import Partial, Result
-from service.key_jobs import change_keys
 from service.opening import Opening
 from service.pending_copies import PendingCopies
-from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
 from service.prune import PruneResult, prune
 from service.restore import commit, restore, rollback
@@ -29,6 +26,7 @@ from service.selection import Selection
 from service.settle import settle
 from service.state import Archives
 from service.targets import Outcome, was_removed
+from service.verification import verified
 from storage_backends.base import ObjectExists, StorageError
 
 Then = Callable[[BackupResult], Awaitable[list[ServiceError | StorageError]]]
@@ -68,7 +66,6 @@ class Work:
             "commit": self._commit,
             "verify": self._verify,
             "copy": self._copy,
-            "keys": partial(change_keys, ledger=self._archives),
             "prune": self._prune,
             "delete": self._delete,
             "settle": self._settle,
@@ -133,9 +130,7 @@ class Work:
 
     async def _verify(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
         archive = archive_at(config, params["archive"], params.get("target"))
-        return verified(
-            config, await verify(config, archive, progress=progress, ledger=self._archives), params["archive"]
-        )
+        return await verified(config, archive, params["archive"], progress=progress, ledger=self._archives)
 
     async def _copy(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
         name, target = params["archive"], params["target"]
@@ -197,20 +192,6 @@ class Work:
 
     async def _settle(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
         return asdict(await settle(config, archives=self._archives, clock=self._clock, progress=progress))
-
-
-def verified(config: Config, reader: ArchiveReader, archive: str) -> Result:
-    """Return the result for an archive of which every byte was read."""
-    return {
-        "archive": archive,
-        "good": True,
-        "authenticated": reader.header.sealed,
-        "origin_proven": reader.header.sealed and origin_proven(config, reader),
-        "signer": reader.signer,
-        "size": reader.info.size,
-        "raw_bytes": reader.footer.raw_bytes,
-        "streams": len(reader.manifest.streams),
-    }
 
 
 class NotPruned(ServiceError):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
+from pydantic import SecretStr
+
 from service.announcer import Announcer
 from service.api import params as p
 from service.api.views import (
@@ -23,9 +25,6 @@ from service.state import History
 from service.state.history import Request
 
 T = TypeVar("T")
-
-SECRET = frozenset(p.Opened.model_fields)
-"""Parameters that are never remembered."""
 
 
 @dataclass(slots=True)
@@ -56,7 +55,7 @@ class Context:
 
     async def submit(self, kind: JobKind, name: str, params: p.Mutation) -> Job:
         """Queue a job for the request `name`. Raises JobRefused, ConfigError."""
-        given = params.model_dump(exclude={"idempotency_key", *SECRET})
+        given = params.model_dump(exclude={"idempotency_key", *_secrets(params)})
         config = self.config()  # a job that cannot even find its target is refused at once
         for url in filter(None, (given.get("target"), given.get("source"))):
             config.at(url)
@@ -91,9 +90,14 @@ def waiting_restore(file: ConfigFile) -> Pending | None:
     return Pending(journal.id, journal.archive, journal.started, journal.state, names)
 
 
+def _secrets(params: p.Mutation) -> set[str]:
+    """Return the parameters that are never remembered."""
+    return {name for name, value in params if isinstance(value, SecretStr)}
+
+
 def _request(name: str, params: p.Mutation) -> Request | None:
     if params.idempotency_key is None:
         return None
     # Only what was given: to leave a setting as it is and to take it away are two requests.
-    given = params.model_dump(mode="json", exclude={"idempotency_key", *SECRET}, exclude_unset=True)
+    given = params.model_dump(mode="json", exclude={"idempotency_key", *_secrets(params)}, exclude_unset=True)
     return Request(params.idempotency_key, name, given)

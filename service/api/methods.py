@@ -8,10 +8,10 @@ from __future__ import annotations
 from service.api.archives import ArchiveMethods
 from service.api.context import Context, Family
 from service.api.jobs import JobMethods
-from service.api.keys import KeyMethods
 from service.api.planning import Planning
 from service.api.registry import Method, methods_of
 from service.api.resetting import ResetMethods
+from service.api.restore_pin import PinMethods
 from service.api.restoring import RestoreMethods
 from service.api.settings import SystemBackupSettings
 from service.api.system import System
@@ -21,10 +21,10 @@ FAMILIES: tuple[type[Family], ...] = (
     SystemBackupSettings,
     JobMethods,
     ArchiveMethods,
-    KeyMethods,
     RestoreMethods,
     ResetMethods,
     Planning,
+    PinMethods,
 )
 
 

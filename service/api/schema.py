@@ -68,6 +68,10 @@ _OTHER_EVENTS: dict[str, tuple[str, dict[str, Any]]] = {
         _object(**{"from": {"type": ["string", "null"]}, "to": _TIME}),
     ),
     "archive.held": ("An archive was put on hold.", _object(archive=_TEXT, reason=_TEXT)),
+    "pin.changed": (
+        "The restore PIN was set, changed or removed; `what` says which.",
+        _object(what={"enum": ["set", "changed", "removed"]}),
+    ),
     "archive.released": ("An archive's hold was ended.", _object(archive=_TEXT)),
 }
 

@@ -99,17 +99,20 @@ def verify(shared: Shared, /, archive: str, **options: Any) -> None:
     if shared.json:
         emit(found)
     else:
-        if not found["authenticated"]:
-            how = "undamaged (not sealed, so an alteration on purpose would not show)"
-        elif found["origin_proven"]:
-            how = "authentic"
-        else:
-            how = "authentic for this recovery key (it does not prove who made the archive)"
-        click.echo(f"{plain(archive)} is complete and {how}")
+        click.echo(f"{plain(archive)} is complete and {_how(found)}")
+
+
+def _how(found: dict[str, Any]) -> str:
+    if found["closed"]:
+        return f"undamaged, but it was not opened, so an alteration on purpose would not show: {plain(found['closed'])}"
+    if not found["authenticated"]:
+        return "undamaged (not sealed, so an alteration on purpose would not show)"
+    if found["origin_proven"]:
+        return "authentic"
+    return "authentic for this recovery key (it does not prove who made the archive)"
 
 
 async def _verified(config: Config, archive: str, progress: Progress) -> dict[str, Any]:
-    from service.catalog import verify as recipe  # noqa: PLC0415
-    from service.work import verified  # noqa: PLC0415
+    from service.verification import verified  # noqa: PLC0415
 
-    return verified(config, await recipe(config, archive, progress=progress), archive)
+    return await verified(config, archive, archive, progress=progress)

@@ -27,8 +27,6 @@ JOBS: dict[str, JobKind] = {
     "archive.verify": "verify",
     "archive.delete": "delete",
     "archive.copy": "copy",
-    "key.add": "keys",
-    "key.remove": "keys",
     "restore.start": "restore",
     "restore.commit": "commit",
     "restore.rollback": "rollback",

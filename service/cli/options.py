@@ -33,10 +33,10 @@ class Shared:
         """Tell whether somebody is there to answer a question."""
         return not self.json and sys.stdin.isatty() and sys.stderr.isatty()
 
-    def require_somebody(self) -> None:
-        """Raise ConfigError when nobody is there to answer a question."""
+    def require_somebody(self, instead: str = "Give --yes to go ahead without asking.") -> None:
+        """Raise ConfigError when nobody is there to answer a question; `instead` is what to do then."""
         if not self.interactive:
-            raise ConfigError("nobody is there to be asked", hint="Give --yes to go ahead without asking.")
+            raise ConfigError("nobody is there to be asked", hint=instead)
 
 
 def _note(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:

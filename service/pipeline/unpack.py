@@ -52,7 +52,7 @@ async def peek(target: StorageBackend, name: str) -> Peek:
     footer = Footer.from_bytes(await back.window.part(last_entry(back.window.content, back.location)))
     if (footer.archive_id, footer.entries) != (front.header.archive_id, back.location.entries - 1):
         raise CorruptArchive("header and footer are of different archives", hint=DAMAGED)
-    _check_name(archive.info, front.header)
+    check_name(archive.info, front.header)
     return Peek(archive.info, front.header, footer)
 
 
@@ -95,7 +95,7 @@ class ArchiveReader:
         archive = PinnedObject(target, await target.stat(name))
         front = await read_front(archive)
         directory = await read_directory(await read_back(archive), front.header)
-        _check_name(archive.info, front.header)
+        check_name(archive.info, front.header)
         parts = {HEADER: front.content, FOOTER: directory.footer_content}
         keys = unlocked = None
         if front.header.sealed:
@@ -299,7 +299,7 @@ async def _unlock(
     return _Unlocked(attempt.data_key, keys_of(attempt.data_key), attempt.opened_by)
 
 
-def _check_name(info: ObjectInfo, header: Header) -> None:
+def check_name(info: ObjectInfo, header: Header) -> None:
     """An archive tells its name, so that an old one cannot be passed off as a newer one."""
     if header.name != info.key:
         raise ArchiveError(

@@ -10,7 +10,7 @@ import pytest
 from demo.software_tpm import SoftwareTpm
 from service.errors import TpmUnavailable, WrongTpm
 from service.sealing.tpm import TpmGate, TpmIdentity, TpmRecipient, describe, read_pin
-from service.sealing.tpm.faults import TpmOwnerPassword
+from service.sealing.tpm.faults import TpmLockout, TpmOwnerPassword
 from tests.integration.tpm_wire import Tools, wired
 
 ARCHIVE = bytes(16)
@@ -86,6 +86,27 @@ async def test_a_signing_key_in_the_place_of_a_storage_key_is_passed_over(
     key, slot = await sealed(TpmGate(software_tpm.tcti))
     assert slot["parent"] == "derived"
     assert await TpmIdentity(TpmGate(software_tpm.tcti)).unwrap(slot, ARCHIVE) == key
+
+
+async def test_a_storage_key_that_a_lockout_would_stop_is_used_only_when_no_other_can_be_had(
+    software_tpm: SoftwareTpm, tools: Tools
+) -> None:
+    tools("createprimary", "-C", "o", "-c", "primary", "-G", "ecc")  # without noDA, tpm2-tools' own choice
+    tools("evictcontrol", "-C", "o", "-c", "primary", "0x81000001")
+    gate = TpmGate(software_tpm.tcti)
+    pin = await read_pin(gate)
+    key, slot = await sealed(gate)
+    assert slot["parent"] == "derived"
+    tools("changeauth", "-c", "owner", PASSWORD)
+    other_key, other = await sealed(gate)
+    assert other["parent"] == "0x81000001"
+    assert await TpmIdentity(gate).unwrap(other, ARCHIVE) == other_key
+    tools("changeauth", "-c", "owner", "-p", PASSWORD)
+    tools.lock_out()
+    assert await read_pin(gate) == pin
+    assert await TpmIdentity(gate).unwrap(slot, ARCHIVE) == key
+    with pytest.raises(TpmLockout, match="in lockout"):
+        await TpmIdentity(gate).unwrap(other, ARCHIVE)
 
 
 async def test_an_owner_password_is_asked_for_and_stays_off_the_wire(software_tpm: SoftwareTpm, tools: Tools) -> None:

@@ -109,8 +109,9 @@ class Tools:
         return done.stdout
 
     def persist(self, handle: str, *arguments: str) -> None:
-        """Make a storage key persistent, as an administrator or an installer does."""
-        self("createprimary", "-C", "o", "-c", "primary", *arguments)
+        """Make a storage key persistent, as an installer does: with the attributes of the TCG's templates."""
+        attributes = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt"
+        self("createprimary", "-C", "o", "-c", "primary", "-a", attributes, *arguments)
         self("evictcontrol", "-C", "o", "-c", "primary", handle)
 
     def lock_out(self) -> None:

@@ -26,12 +26,18 @@ from tpm2_pytss import (  # type: ignore[import-untyped]
 from service.errors import SealError, TpmUnavailable
 from service.sealing.tpm import faults
 from service.sealing.tpm.device import Endpoint
+from service.sealing.tpm.faults import Lockout
 
 T = TypeVar("T")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds; doubled from try to try
 CONNECTION_TRIES = 3
 PATIENT_TRIES = 4  # with all slots taken for so long, what sits in a TPM without resource manager is left over
+
+ENCRYPTED = TPMA_SESSION.DECRYPT | TPMA_SESSION.ENCRYPT | TPMA_SESSION.CONTINUESESSION
+"""What a session is that hides the first parameter of a command and of its answer."""
+
+_PERMANENT = 0x200  # TPM_PT_PERMANENT, the first of the variable properties (Part 2, 6.13)
 
 TRANSIENT_FIRST, LOADED_SESSION_FIRST = 0x80000000, 0x02000000
 
@@ -53,6 +59,11 @@ class Chip:
         """Free one slot of the TPM now."""
         self.esapi.flush_context(handle)
         del self._made[handle]
+
+    def release(self, handle: Any) -> None:
+        """Free one slot early. One that does not go now is freed with the rest: no result is lost for that."""
+        with contextlib.suppress(TSS2_Exception):
+            self.flush(handle)
 
     def flush_all(self) -> list[int]:
         """Free every slot; returns the TPM's handles of those that could not be freed.
@@ -117,15 +128,30 @@ class Chip:
         Only as safe as the key: whoever calls this has compared its name with one that was trusted before.
         """
         session = self._start_session(key)
-        self.esapi.trsess_set_attributes(
-            session, TPMA_SESSION.DECRYPT | TPMA_SESSION.ENCRYPT | TPMA_SESSION.CONTINUESESSION
-        )
+        self.esapi.trsess_set_attributes(session, ENCRYPTED)
+        return session
+
+    def policy_session(self, key: Any) -> Any:
+        """Start a session that shows that a policy is kept, with its secret encrypted to `key` like the other's."""
+        session = self._start_session(key, TPM2_SE.POLICY)
+        self.esapi.trsess_set_attributes(session, ENCRYPTED)
         return session
 
     def properties(self, first: int, count: int) -> dict[int, int]:
         """Return fixed or variable properties of the TPM (Part 2, 6.13) by their numbers."""
         _, data = self.esapi.get_capability(TPM2_CAP.TPM_PROPERTIES, first, count)
         return {int(item.property): int(item.value) for item in data.data.tpmProperties}
+
+    def lockout(self) -> Lockout:
+        """Return how the TPM stands with wrong passwords."""
+        state = self.properties(_PERMANENT, 20)
+        return Lockout(
+            active=bool(state.get(_PERMANENT, 0) & 1 << 9),
+            failures=state.get(0x20E),
+            max_failures=state.get(0x20F),
+            interval_seconds=state.get(0x210),
+            recovery_seconds=state.get(0x211),
+        )
 
     def handles(self, first: int) -> list[int]:
         """Return the handles in use from `first` on, of its kind."""
@@ -137,12 +163,12 @@ class Chip:
         for first in (TRANSIENT_FIRST, LOADED_SESSION_FIRST):
             self.flush_numbers(self.handles(first))
 
-    def _start_session(self, key: Any) -> Any:
+    def _start_session(self, key: Any, kind: Any = TPM2_SE.HMAC) -> Any:
         return self.keep(
             self.esapi.start_auth_session(
                 tpm_key=key,
                 bind=ESYS_TR.NONE,
-                session_type=TPM2_SE.HMAC,
+                session_type=kind,
                 symmetric=TPMT_SYM_DEF.parse("aes128cfb"),
                 auth_hash=TPM2_ALG.SHA256,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from dataclasses import asdict
 from typing import Any
 
 from service.sealing.tpm.chip import Chip
@@ -16,7 +17,6 @@ from service.sealing.tpm.sealed import seal
 # TPM_PT_* (Part 2, 6.13)
 _VARIABLE, _PERMANENT, _STARTUP = 0x200, 0x200, 0x201
 _FREE_OBJECTS = 0x207
-_LOCKOUT_COUNTER, _MAX_AUTH_FAIL, _LOCKOUT_INTERVAL, _LOCKOUT_RECOVERY = 0x20E, 0x20F, 0x210, 0x211
 
 
 def facts(chip: Chip) -> dict[str, Any]:
@@ -34,13 +34,7 @@ def facts(chip: Chip) -> dict[str, Any]:
         "endorsement_key": bool(endorsement_names(chip)),
         "owner_password_set": bool(permanent & 1),
         "storage_hierarchy_enabled": bool(state.get(_STARTUP, 0) & 2),
-        "lockout": {
-            "active": bool(permanent & 1 << 9),
-            "failures": state.get(_LOCKOUT_COUNTER),
-            "max_failures": state.get(_MAX_AUTH_FAIL),
-            "interval_seconds": state.get(_LOCKOUT_INTERVAL),
-            "recovery_seconds": state.get(_LOCKOUT_RECOVERY),
-        },
+        "lockout": asdict(chip.lockout()),
         "free_object_slots": state.get(_FREE_OBJECTS),
     }
 

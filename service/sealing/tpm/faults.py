@@ -11,6 +11,8 @@ TpmUnavailable
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from service.errors import SealError, TpmUnavailable
 
 # Format zero: the whole number is the code.
@@ -79,6 +81,64 @@ class TpmLockout(TpmUnavailable):
     """The TPM counts wrong passwords and refuses for a while."""
 
     code = "TPM_LOCKOUT"
+
+
+@dataclass(frozen=True, slots=True)
+class Lockout:
+    """How a TPM stands with wrong passwords; None is what it does not say. Times in seconds in which it has power."""
+
+    active: bool
+    failures: int | None
+    """Wrong tries that are not forgiven yet."""
+    max_failures: int | None
+    """So many lock it."""
+    interval_seconds: int | None
+    """One wrong try is forgiven in this time, when no other follows."""
+    recovery_seconds: int | None
+    """After a wrong lockout password (which this service never gives), that password is refused for so long."""
+
+    @property
+    def tries_left(self) -> int | None:
+        """Return how many wrong tries the TPM takes before it locks."""
+        if self.active:
+            return 0
+        if self.failures is None or self.max_failures is None:
+            return None
+        return max(self.max_failures - self.failures, 0)
+
+    @property
+    def wait_seconds(self) -> int | None:
+        """Return after how long one try more is allowed, counted from the last wrong one."""
+        return self.interval_seconds or None
+
+
+def duration(seconds: int | None) -> str:
+    """Say how long a time is."""
+    if seconds is None:
+        return "a time that it does not tell"
+    if seconds < 120:
+        return f"{seconds} seconds"
+    if seconds < 2 * 3600:
+        return f"{(seconds + 59) // 60} minutes"
+    return f"{(seconds + 3599) // 3600} hours"
+
+
+def lockout(state: Lockout | None) -> TpmLockout:
+    """Return the error for a TPM that is locked."""
+    wait = duration(state.wait_seconds if state else None)
+    return TpmLockout(
+        f"the TPM is in lockout after too many wrong passwords or PINs; one try is allowed again after {wait}",
+        hint=f"Wait for {wait} with the machine switched on and without any further try: a wrong one begins that time "
+        "anew. Backups, and archives without a restore PIN, are not concerned.",
+    )
+
+
+def unanswered_try(seen: str) -> TpmUnavailable:
+    """Return the error for a PIN whose outcome nobody knows: it is not tried again by itself."""
+    return TpmUnavailable(
+        f"the connection to the TPM broke while the PIN was tried ({seen})",
+        hint="Try again; if the PIN was wrong, that try has counted.",
+    )
 
 
 def tpm_code(rc: int) -> int:
@@ -151,8 +211,8 @@ _EXPLAINED: dict[int, tuple[type[SealError], str, str]] = {
     PCR_CHANGED: _POLICY,
     LOCKOUT: (
         TpmLockout,
-        "the TPM is in lockout after too many wrong passwords",
-        "Wait for the interval that `doctor` shows, without any further attempt.",
+        "the TPM is in lockout after too many wrong passwords or PINs",
+        "Wait for the interval that `doctor` shows, with the machine switched on and without any further try.",
     ),
     FAILURE: (
         TpmFailed,

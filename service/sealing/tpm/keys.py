@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from service.errors import PinRequired, PinWrong
 from service.sealing.slots import KeySlot
 from service.sealing.tpm.gate import TpmGate
 from service.sealing.tpm.pin import TpmPin
+from service.sealing.tpm.restore_pin import PinClaim, RestorePin, require_usable
 from service.sealing.tpm.slot import SLOT_TYPE, TpmSlot, parse_slot
 
 if TYPE_CHECKING:
@@ -17,25 +19,34 @@ DATA_KEY_BYTES = 32
 
 
 class TpmRecipient:
-    """Seals for the pinned TPM (service.sealing.slots.Recipient)."""
+    """Seals for the pinned TPM, with the restore PIN when there is one (service.sealing.slots.Recipient)."""
 
-    def __init__(self, gate: TpmGate, pin: TpmPin) -> None:
+    def __init__(self, gate: TpmGate, pin: TpmPin, restore_pin: RestorePin | None = None) -> None:
         self._gate = gate
         self._pin = pin
+        self._restore_pin = restore_pin
+
+    @property
+    def asks_for_pin(self) -> bool:
+        """Tell whether what is sealed opens with the restore PIN only."""
+        return self._restore_pin is not None
 
     async def wrap(self, data_key: bytes, archive_id: bytes) -> KeySlot:
         """Seal a data key of 32 bytes; the slot was opened once before it is returned.
 
         Raises TpmChanged when the pinned storage key is not in this TPM, before anything is sent to it that matters;
-        TpmUnavailable, SealError.
+        PinUnusable when the restore PIN is another TPM's; TpmUnavailable, SealError.
         """
+        if self._restore_pin is not None:
+            require_usable(self._restore_pin, self._pin)
+        asks = self._restore_pin.object if self._restore_pin else None
         if len(data_key) != DATA_KEY_BYTES:
             raise ValueError("a data key has 32 bytes")
 
         def work(chip: Chip) -> TpmSlot:
             from service.sealing.tpm import operations  # noqa: PLC0415 - loads libtss2
 
-            return operations.wrap(chip, self._pin, data_key, archive_id)
+            return operations.wrap(chip, self._pin, data_key, archive_id, asks)
 
         return (await self._gate.run(work)).to_json()
 
@@ -45,20 +56,47 @@ class TpmIdentity:
 
     proves_origin = True
 
-    def __init__(self, gate: TpmGate) -> None:
+    def __init__(self, gate: TpmGate, *, pin: str | None = None, restore_pin: RestorePin | None = None) -> None:
+        """Open with `pin`, when a slot asks for one.
+
+        `restore_pin` is the PIN of this machine, which may have been changed since the slot was made.
+        """
         self._gate = gate
+        self._given = pin
+        self._restore_pin = restore_pin
+        self._wrong: PinWrong | None = None
 
     def accepts(self, slot: KeySlot) -> bool:
         """Tell whether this is a TPM's slot."""
         return slot.get("type") == SLOT_TYPE
 
     async def unwrap(self, slot: Mapping[str, Any], archive_id: bytes) -> bytes:
-        """Return the data key. Raises DamagedSlot, WrongTpm, TpmCleared, TpmUnavailable."""
+        """Return the data key. Raises DamagedSlot, WrongTpm, TpmCleared, TpmUnavailable, PinRequired, PinWrong."""
         parsed = parse_slot(slot)
+        given = self._claim(parsed)
+        if given is not None and self._wrong is not None:
+            raise self._wrong  # an archive may have several slots of this TPM: a wrong PIN counts once
 
         def work(chip: Chip) -> bytes:
             from service.sealing.tpm import operations  # noqa: PLC0415 - loads libtss2
 
-            return operations.unwrap(chip, parsed, archive_id)
+            return operations.unwrap(chip, parsed, archive_id, given)
 
-        return await self._gate.run(work)
+        try:
+            return await self._gate.run(work)
+        except PinWrong as error:
+            self._wrong = error
+            raise
+
+    def _claim(self, slot: TpmSlot) -> PinClaim | None:
+        """Return the PIN object to open the slot with, and what was given for it. Raises PinRequired."""
+        if slot.pin is None:
+            return None
+        here = self._restore_pin.object if self._restore_pin else None
+        asks = here if here is not None and here.name == slot.pin.name else slot.pin
+        if not self._given:
+            raise PinRequired(
+                f"this archive opens with the restore PIN only (set on {asks.since:%Y-%m-%d}), and none was given",
+                hint="Give it with --pin-file FILE, or at the prompt of a terminal.",
+            )
+        return PinClaim(*asks.areas(), asks.authorisation(self._given), of_the_slot=asks is slot.pin)

@@ -12,17 +12,23 @@ from service.sealing.tpm.chip import Chip
 from service.sealing.tpm.endorsement import endorsement_names, salted
 from service.sealing.tpm.parents import Parent, choose_parent, find_parent
 from service.sealing.tpm.pin import TpmPin
-from service.sealing.tpm.public_area import BadPublicArea, fingerprint
-from service.sealing.tpm.sealed import seal, unseal
+from service.sealing.tpm.public_area import BadPublicArea, fingerprint, pin_policy
+from service.sealing.tpm.restore_pin import PinClaim, PinObject
+from service.sealing.tpm.sealed import require_pin_object_here, seal, unseal, unseal_with_pin
 from service.sealing.tpm.slot import TpmSlot, refused
 
 _DATA_KEY_BYTES = 32
 
 
-def wrap(chip: Chip, pin: TpmPin, data_key: bytes, archive_id: bytes) -> TpmSlot:
-    """Seal under the pinned key: compared before a session is started, whose secret would else be for anybody."""
+def wrap(chip: Chip, pin: TpmPin, data_key: bytes, archive_id: bytes, asks: PinObject | None) -> TpmSlot:
+    """Seal under the pinned key: compared before a session is started, whose secret would else be for anybody.
+
+    `asks` is the restore PIN that the slot is to ask for; that this TPM has it is proven, though not its PIN.
+    """
     parent = pinned_parent(chip, pin)
-    private, public = seal(chip, parent, data_key)
+    if asks is not None:
+        require_pin_object_here(chip, parent, *asks.areas())
+    private, public = seal(chip, parent, data_key, policy=pin_policy(bytes.fromhex(asks.public)) if asks else b"")
     return TpmSlot(
         srk_name=parent.name.hex(),
         srk_public=parent.public.hex(),
@@ -30,6 +36,7 @@ def wrap(chip: Chip, pin: TpmPin, data_key: bytes, archive_id: bytes) -> TpmSlot
         private=private.hex(),
         public=public.hex(),
         ek_salted=salted(pin.ek_name, archive_id) if pin.ek_name else None,
+        pin=asks,
         fingerprint=fingerprint(parent.name),
     )
 
@@ -42,15 +49,18 @@ def pinned_parent(chip: Chip, pin: TpmPin) -> Parent:
     return parent
 
 
-def unwrap(chip: Chip, slot: TpmSlot, archive_id: bytes) -> bytes:
-    """Open a slot that was parsed.
+def unwrap(chip: Chip, slot: TpmSlot, archive_id: bytes, claim: PinClaim | None) -> bytes:
+    """Open a slot that was parsed; one that asks for a PIN with `claim`.
 
     Load fails with one and the same code for another TPM, a cleared one and a damaged slot. So the key is looked for by
     name first: what then fails is the slot.
     """
     parent = _parent_of(chip, slot, archive_id)
+    if claim is not None and not claim.of_the_slot:
+        require_pin_object_here(chip, parent, claim.private, claim.public)  # else its fault would be the slot's
     try:
-        data_key = unseal(chip, parent, bytes.fromhex(slot.private), bytes.fromhex(slot.public))
+        areas = bytes.fromhex(slot.private), bytes.fromhex(slot.public)
+        data_key = unseal(chip, parent, *areas) if claim is None else unseal_with_pin(chip, parent, *areas, claim)
     except TSS2_Exception as error:
         if faults.blames_input(error.rc):
             raise refused("its bytes are not those that the TPM made") from error

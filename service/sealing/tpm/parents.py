@@ -23,7 +23,7 @@ from tpm2_pytss import (  # type: ignore[import-untyped]
 
 from service.sealing.tpm import faults
 from service.sealing.tpm.chip import Chip
-from service.sealing.tpm.public_area import BadPublicArea, name_of, require_storage_parent
+from service.sealing.tpm.public_area import BadPublicArea, counts_tries, name_of, require_storage_parent
 
 PERSISTENT_SRKS = (0x81000001, 0x81000002)  # TCG provisioning guidance: RSA (or whatever was first), ECC
 DERIVED = "derived"
@@ -43,10 +43,22 @@ class Parent:
 
 
 def choose_parent(chip: Chip) -> Parent:
-    """Return the key that a first backup seals to: a persistent one if there is, else the derived ECC one."""
+    """Return the key that a first backup seals to: a persistent one if there is, else the derived ECC one.
+
+    A persistent one without noDA (tpm2_createprimary makes such keys) is the last choice: while the TPM is in lockout,
+    through whoever's wrong passwords, nothing could be sealed or opened with it.
+    """
+    second_best: Parent | None = None
     for parent in _persistent(chip):
-        return parent
-    handle, public = chip.create_primary(ESYS_TR.OWNER, default_template())
+        if not counts_tries(parent.public):
+            return parent
+        second_best = second_best or parent
+    try:
+        handle, public = chip.create_primary(ESYS_TR.OWNER, default_template())
+    except TSS2_Exception as error:
+        if second_best is not None and faults.is_refusal(error.rc):
+            return second_best
+        raise
     require_storage_parent(public)
     return _checked(chip, handle, public, DERIVED)
 

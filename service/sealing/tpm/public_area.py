@@ -50,6 +50,12 @@ def name_of(public: bytes) -> bytes:
     return struct.pack(">H", name_alg) + hashlib.new(_HASHES[name_alg], public[2:]).digest()
 
 
+def counts_tries(public: bytes) -> bool:
+    """Tell whether a TPM in lockout refuses this object."""
+    _, _, attributes = _head(public)
+    return not attributes & NO_DA
+
+
 def require_storage_parent(public: bytes) -> None:
     """Raise BadPublicArea unless this is a storage key that never leaves its TPM and that was made inside it."""
     kind, _, attributes = _head(public)

@@ -12,9 +12,11 @@ from service.sealing.tpm.public_area import (
     BadPublicArea,
     fingerprint,
     name_of,
+    pin_policy,
     require_sealed_object,
     require_storage_parent,
 )
+from service.sealing.tpm.restore_pin import PinObject
 
 SLOT_TYPE = "tpm2"
 _HINT = "The archive was altered or damaged after it was made. Use another copy of it, or another archive."
@@ -42,6 +44,8 @@ class TpmSlot(BaseModel):
     """The sealed object's TPM2B_PUBLIC."""
     ek_salted: _Hash | None = None
     """SHA-256("deviceon-backup/v1/ek" || archive_id || name of the endorsement key), where that could be had."""
+    pin: PinObject | None = None
+    """The restore PIN that the sealed object's policy asks for, when the archive has one."""
     fingerprint: str
     """The storage root key's fingerprint, which people compare."""
 
@@ -53,14 +57,19 @@ class TpmSlot(BaseModel):
             raise BadPublicArea("the storage key's name is not that of its public area")
         if fingerprint(name_of(public)) != self.fingerprint:
             raise BadPublicArea("the fingerprint is not that of the storage key")
-        require_sealed_object(bytes.fromhex(self.public))
+        require_sealed_object(bytes.fromhex(self.public), policy=self.policy)
         if int.from_bytes(private[:2], "big") != len(private) - 2:
             raise BadPublicArea("the size of the sealed object's private area is wrong")
         return self
 
+    @property
+    def policy(self) -> bytes:
+        """Return the policy that the sealed object has to have: the PIN's, or none."""
+        return pin_policy(bytes.fromhex(self.pin.public)) if self.pin else b""
+
     def to_json(self) -> dict[str, Any]:
         """Return the slot as it stands in `keyslots.json`."""
-        return self.model_dump(exclude_none=True)
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 def parse_slot(slot: Mapping[str, Any]) -> TpmSlot:
