@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,15 +12,18 @@ from functools import partial
 
 from service.catalog import HOLD_SUFFIX, archive_at, is_held, list_archives, verify
 from service.config import Config
-from service.errors import CorruptArchive, PinRequired, ServiceError
+from service.errors import ArchiveError, CorruptArchive, PinRequired, ServiceError
 from service.ledger import PROVEN, Ledger
 from service.pipeline.closed import check_closed
+from service.pipeline.sidecar import read_sidecar, remove_sidecar, write_sidecar
 from service.pipeline.unpack import peek
 from service.progress import Progress
 from service.state_directory import only_job
 from service.targets import was_removed
 from storage_backends import open_target
 from storage_backends.base import ObjectExists, ObjectInfo, ObjectNotFound, StorageBackend, StorageError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ async def copy(
         here, info, proven = await _where(config, name, target=there.target.url, source=source, ledger=ledger)
         copied = await _copied(here, there, info, ledger, progress)
         await _held_too(here, there, name)
+        await _keys_too(here, there, name)
         try:
             await _proven(config, archive, here, there, info, ledger=ledger, progress=progress, proven=proven)
         except (ServiceError, StorageError) as error:
@@ -62,6 +67,7 @@ async def copy(
                 async with open_target(there.target.url, there.target.options()) as opened:
                     await opened.delete(name + HOLD_SUFFIX)
                     await opened.delete(name)
+                    await remove_sidecar(opened, name)
                     await ledger.settled(opened.url, name)
             raise
     return CopyResult(name, here.target.url, there.target.url, info.size, copied)
@@ -177,6 +183,22 @@ async def _held_too(here: Config, there: Config, name: str) -> None:
     ):
         if await is_held(source, name) and not await is_held(target, name):
             await target.put(name + HOLD_SUFFIX, source.get(name + HOLD_SUFFIX), overwrite=True)
+
+
+async def _keys_too(here: Config, there: Config, name: str) -> None:
+    """Copy the key slots beside the archive where the copy lacks them: without them it may not open any more."""
+    async with (
+        open_target(here.target.url, here.target.options()) as source,
+        open_target(there.target.url, there.target.options()) as target,
+    ):
+        try:
+            slots = await read_sidecar(source, name)
+            known = await read_sidecar(target, name)
+        except ArchiveError as error:
+            log.warning("%s", error)
+            return
+        if lacking := [slot for slot in slots if slot not in known]:
+            await write_sidecar(target, name, [*known, *lacking])
 
 
 async def _counted(source: StorageBackend, info: ObjectInfo, progress: Progress) -> AsyncGenerator[bytes, None]:

@@ -16,6 +16,7 @@ from service.catalog import HOLD_SUFFIX, CatalogEntry, is_held, list_archives
 from service.config import Config
 from service.errors import JobRefused
 from service.ledger import PROVEN, Ledger
+from service.pipeline.sidecar import remove_sidecar
 from service.state_directory import changing_archives, only_job
 from storage_backends import open_target
 from storage_backends.base import ObjectNotFound, StorageBackend, StorageError
@@ -120,6 +121,7 @@ async def delete(config: Config, name: str, *, even_the_last: bool, ledger: Ledg
                     await target.delete(name)
                 finally:
                     await ledger.settled(target.url, name)
+                await remove_sidecar(target, name)
             return entry
 
 

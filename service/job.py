@@ -20,6 +20,7 @@ JobKind = Literal[
     "commit",
     "verify",
     "copy",
+    "keys",
     "drill",
     "prune",
     "delete",

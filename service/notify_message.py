@@ -29,6 +29,7 @@ _SEVERITY: dict[NotifyOn, Severity] = {
 _KINDS: dict[JobKind, str] = {
     "backup": "backup",
     "baseline": "baseline backup",
+    "keys": "change of key slots",
     "restore": "restore",
     "reset": "reset to default",
     "rollback": "return to the state before a restore",

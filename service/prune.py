@@ -12,6 +12,7 @@ from service.config import Config
 from service.errors import ServiceError
 from service.failure import as_json
 from service.ledger import PROVEN, Ledger
+from service.pipeline.sidecar import remove_sidecar
 from service.progress import Progress
 from service.retention import Candidate, Verdict, decide
 from service.state_directory import changing_archives, only_job
@@ -115,5 +116,6 @@ async def _remove(
             return
         finally:
             await ledger.settled(target.url, entry.name)
+        await remove_sidecar(target, entry.name)
     result.removed.append(entry.name)
     result.freed_bytes += entry.size

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from service.backup import BackupResult, backup
@@ -17,6 +18,7 @@ from service.errors import ConfigError, ServiceError, StateError
 from service.holding import delete
 from service.job import Job
 from service.jobs import Partial, Result
+from service.key_jobs import change_keys
 from service.opening import Opening
 from service.pending_copies import PendingCopies
 from service.progress import Progress
@@ -66,6 +68,7 @@ class Work:
             "commit": self._commit,
             "verify": self._verify,
             "copy": self._copy,
+            "keys": partial(change_keys, ledger=self._archives),
             "prune": self._prune,
             "delete": self._delete,
             "settle": self._settle,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from service.api.archives import ArchiveMethods
 from service.api.context import Context, Family
 from service.api.jobs import JobMethods
+from service.api.keys import KeyMethods
 from service.api.planning import Planning
 from service.api.registry import Method, methods_of
 from service.api.resetting import ResetMethods
@@ -21,6 +22,7 @@ FAMILIES: tuple[type[Family], ...] = (
     SystemBackupSettings,
     JobMethods,
     ArchiveMethods,
+    KeyMethods,
     RestoreMethods,
     ResetMethods,
     Planning,

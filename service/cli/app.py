@@ -8,8 +8,10 @@ import click
 
 from service.cli import (
     archives,
+    extracting,
     failures,
     keeping,
+    keys,
     recovering,
     resetting,
     restore_pin,
@@ -65,6 +67,7 @@ for command in (
     archives.list_archives,
     archives.inspect,
     archives.verify,
+    extracting.extract,
     restoring.restore,
     restoring.rollback,
     restoring.commit,
@@ -83,6 +86,8 @@ for command in (
     keeping.release,
     keeping.delete,
     keeping.copy,
+    keys.key,
+    keys.prepare_firmware_update,
     system_backup.settings,
     system_backup.test_target,
 ):

@@ -27,6 +27,8 @@ JOBS: dict[str, JobKind] = {
     "archive.verify": "verify",
     "archive.delete": "delete",
     "archive.copy": "copy",
+    "key.add": "keys",
+    "key.remove": "keys",
     "restore.start": "restore",
     "restore.commit": "commit",
     "restore.rollback": "rollback",

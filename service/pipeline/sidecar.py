@@ -6,15 +6,24 @@ that is lost, damaged or exchanged costs the slots in it and nothing else: the a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
 from service.archive.parts import MAX_PART_BYTES, KeySlots
-from service.errors import CorruptArchive
-from storage_backends.base import ObjectNotFound, StorageBackend
+from service.errors import CorruptArchive, SealError
+from storage_backends.base import ObjectNotFound, StorageBackend, StorageError
+
+log = logging.getLogger(__name__)
 
 KEYS_SUFFIX: Final = ".keys"
+
+
+class SidecarFull(SealError):
+    """There are as many key slots beside an archive as there may be."""
+
+    code = "SEAL_SLOTS_FULL"
 
 
 async def read_sidecar(target: StorageBackend, name: str) -> list[dict[str, Any]]:
@@ -38,17 +47,27 @@ async def read_sidecar(target: StorageBackend, name: str) -> list[dict[str, Any]
 async def write_sidecar(target: StorageBackend, name: str, slots: Sequence[dict[str, Any]]) -> None:
     """Write the slots beside an archive, in place of those that were there; without any, remove the object.
 
-    Raises ValueError when they are too many or too long, StorageError.
+    Raises SidecarFull, StorageError.
     """
     if not slots:
-        await remove_sidecar(target, name)
+        await target.delete(name + KEYS_SUFFIX)
         return
-    await target.put(name + KEYS_SUFFIX, _once(KeySlots(slots=list(slots)).to_bytes()), overwrite=True)
+    try:
+        content = KeySlots(slots=list(slots)).to_bytes()
+    except ValueError as error:
+        raise SidecarFull(
+            f"there is no room for more key slots beside {name}",
+            hint="Remove those that nobody needs with `deviceon-backup key remove`.",
+        ) from error
+    await target.put(name + KEYS_SUFFIX, _once(content), overwrite=True)
 
 
 async def remove_sidecar(target: StorageBackend, name: str) -> None:
-    """Remove the slots beside an archive; none there is fine. Raises StorageError."""
-    await target.delete(name + KEYS_SUFFIX)
+    """Remove the slots beside an archive that was removed. Where that fails, they stay: they open nothing else."""
+    try:
+        await target.delete(name + KEYS_SUFFIX)
+    except StorageError as error:
+        log.warning("the key slots beside %s are left in %s: %s", name, target.url, error)
 
 
 async def _once(content: bytes) -> AsyncIterator[bytes]:

@@ -113,6 +113,12 @@ def set_xattr(target: int | str, name: str, value: bytes, *, say: Callable[[str]
         say(f"The attribute {name} could not be set here ({exc.strerror}); the system's policy decides it.")
 
 
+def unprivileged(wanted: Attributes) -> Attributes:
+    """Return what somebody who is not root can give to a file of their own."""
+    kept = tuple(item for item in wanted.xattrs if item[0].startswith(("user.", "system.posix_acl_")))
+    return Attributes(wanted.mode & 0o777, os.geteuid(), os.getegid(), wanted.mtime_ns, kept)
+
+
 def strip_acls(fd: int) -> None:
     """Take inherited ACLs off a new directory, so that what is made in it inherits none."""
     for name, _ in read_xattrs(fd):

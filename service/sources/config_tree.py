@@ -45,11 +45,11 @@ from service.sources.directories import (
 from service.sources.selection import LEFTOVER, Selection, paths_to_keep
 from service.sources.tree_extract import Place, TreeExtractor, Written
 from service.sources.tree_swap import Area, Planner, Survey, choose_areas, may_write, survey
+from service.sources.tree_unpack import unpack
 from service.sources.tree_walk import TreeWalk
 
 STREAM = "tree.tar"
 
-_BATCH = 1 << 20
 _COUNTS = ("files", "directories", "symlinks", "hard_links", "bytes")
 
 
@@ -185,18 +185,7 @@ class TreeRestorer(Restorer):
         said: list[str] = []
         with ExitStack() as stack:
             extractor = await run_in_thread(_begin, areas, stack, said.append)
-            async with aclosing(reader.read(streams[0])) as pieces:
-                batch = bytearray()
-                async for piece in pieces:
-                    progress.raw += len(piece)
-                    if not batch and len(piece) >= _BATCH:
-                        await run_in_thread(extractor.feed, piece)
-                        continue
-                    batch += piece
-                    if len(batch) >= _BATCH:
-                        await run_in_thread(extractor.feed, bytes(batch))
-                        batch.clear()
-                await run_in_thread(extractor.feed, bytes(batch))
+            await unpack(reader.read(streams[0]), extractor, progress)
             written = await run_in_thread(_finish, extractor, areas)
         for sentence in dict.fromkeys(said):
             progress.say(sentence)

@@ -9,13 +9,22 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from service.errors import CorruptArchive, ServiceError, StageFailed
-from service.sources.attributes import Attributes, apply_attributes, apply_link_attributes, group_here, user_here
+from service.sources.attributes import (
+    Attributes,
+    apply_attributes,
+    apply_link_attributes,
+    group_here,
+    unprivileged,
+    user_here,
+)
 from service.sources.directories import DIRECTORY, Descent, encode_path, open_beneath, parent, status_at
-from service.sources.tar_reader import TarReader
+from service.sources.tar_reader import Piece, TarReader
 from service.sources.tar_stream import Kind, Member
 
 HOLE = 64 << 10
@@ -33,6 +42,14 @@ class Place:
     name: str
 
 
+class MemberReader(Protocol):
+    """Cuts a stream into members; see `TarReader`."""
+
+    def feed(self, data: bytes) -> Iterator[Piece]: ...
+
+    def finish(self) -> None: ...
+
+
 @dataclass(slots=True)
 class Written:
     """What was made, to be compared with the manifest."""
@@ -48,12 +65,22 @@ class TreeExtractor:
     """Takes the stream in pieces of any size. Blocking; raises CorruptArchive or StageFailed.
 
     `places` says where the tree ("") and the parts of it that live on other file systems (by relative path) go.
+    `reader` cuts the stream; one that gives only some of its members gives the directories that they lie in, too.
+    `lenient`: an owner or attribute that cannot be set here is said, and no failure.
     """
 
-    def __init__(self, places: Mapping[str, Place], *, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        places: Mapping[str, Place],
+        *,
+        say: Callable[[str], None],
+        reader: MemberReader | None = None,
+        lenient: bool = False,
+    ) -> None:
         self._places = places
         self._say = say
-        self._reader = TarReader()
+        self._reader = reader or TarReader()
+        self._lenient = lenient
         self._descent: Descent | None = None
         self._open: list[Member] = []  # directories from the root to where the stream is
         self._member: Member | None = None  # the file whose body is being written
@@ -115,7 +142,8 @@ class TreeExtractor:
                 self._member, self._offset = member, 0
             case Kind.SYMLINK:
                 os.symlink(member.link, name, dir_fd=self._here)
-                apply_link_attributes(name, self._here, self._attributes(member), say=self._say)
+                with self._leniently():
+                    apply_link_attributes(name, self._here, self._attributes(member), say=self._say)
                 self.written.symlinks += 1
             case Kind.HARD_LINK:
                 self._hard_link(member, name)
@@ -157,7 +185,8 @@ class TreeExtractor:
         member = self._open.pop()
         assert self._descent is not None
         try:
-            apply_attributes(self._here, self._attributes(member), say=self._say)
+            with self._leniently():
+                apply_attributes(self._here, self._attributes(member), say=self._say)
             if self._open:
                 self._descent.leave()
         except OSError as exc:
@@ -208,13 +237,25 @@ class TreeExtractor:
     def _end_file(self, member: Member) -> None:
         if member.size >= HOLE:
             os.ftruncate(self._file, member.size)
-        apply_attributes(self._file, self._attributes(member), say=self._say)
+        with self._leniently():
+            apply_attributes(self._file, self._attributes(member), say=self._say)
         os.close(self._file)
         self._file, self._member = -1, None
         self.written.files += 1
         self.written.bytes += member.size
 
+    @contextmanager
+    def _leniently(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            if not self._lenient:
+                raise
+            self._say("Owners or attributes of some files could not be set here.")
+
     def _attributes(self, member: Member) -> Attributes:
+        if self._lenient and os.geteuid() != 0:
+            return unprivileged(Attributes(member.mode, 0, 0, member.mtime_ns, member.xattrs))
         key = (member.uid, member.user, member.gid, member.group)
         owner = self._owners.get(key)
         if owner is None:

@@ -197,6 +197,18 @@ def test_a_part_can_be_restored_and_what_is_not_there_is_told_with_what_is(machi
     assert "It has: config, grafana." in refused.stderr
 
 
+def test_files_are_extracted_from_the_archive_alone(backed_up: Machine, tmp_path: Path) -> None:
+    archive = str(backed_up.archive)
+    listed = backed_up.good("extract", archive, "--list", configured=False).stdout.splitlines()
+    assert [line.split(":")[0] for line in listed] == ["source config (tree)", "source grafana (sqlite)"]
+    done = backed_up.json("extract", archive, "--to", str(tmp_path / "out"), "--path", "more", configured=False)
+    assert (done["files"], done["sources"]) == (1, ["config"])
+    assert (tmp_path / "out/config/more/secret").read_text() == CANARY
+    again = backed_up.run("extract", archive, "--to", str(tmp_path / "out"), configured=False)
+    assert (again.returncode, "there already" in again.stderr) == (1, True)
+    assert backed_up.run("extract", archive, configured=False).returncode == 2
+
+
 def test_a_restore_as_json_is_one_document_and_commit_ends_it(machine: Machine) -> None:
     machine.wreck()
     result = machine.json("restore", machine.archive.name, "--yes")

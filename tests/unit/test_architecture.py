@@ -72,6 +72,7 @@ LAYERS: list[tuple[str, ...]] = [
     ),
     ("service.catalog", "service.exclusive"),
     ("service.targets",),
+    ("service.key_slots",),
     (
         "service.backup",
         "service.prune",
@@ -82,8 +83,9 @@ LAYERS: list[tuple[str, ...]] = [
     ),
     ("service.baseline",),
     ("service.restore_plan",),
-    ("service.restore", "service.doctor"),
+    ("service.extract", "service.restore", "service.doctor"),
     ("service.settle", "service.jobs"),
+    ("service.key_jobs",),
     ("service.work", "service.scheduler"),
     ("service.api",),
     ("service.app",),

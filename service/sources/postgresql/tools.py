@@ -39,6 +39,17 @@ def client_directory(settings: PostgresqlSettings, server_version_num: int) -> P
     )
 
 
+def pg_restore_for(major: int) -> Path | None:
+    """Return a pg_restore that reads dumps of this major version: the same, else the next newer; None without one."""
+    found: dict[int, Path] = {}
+    for pattern in ("usr/lib/postgresql/*/bin/pg_restore", "usr/pgsql-*/bin/pg_restore"):
+        for program in Path("/").glob(pattern):
+            version = program.parts[-3].removeprefix("pgsql-")
+            if version.isdecimal() and int(version) >= major:
+                found.setdefault(int(version), program)
+    return found[min(found)] if found else None
+
+
 async def client_version(directory: Path, server_version_num: int) -> str:
     """Return pg_dump's version, such as `15.20`. Raises SourceError when its major is not the server's."""
     process = await asyncio.create_subprocess_exec(
