@@ -33,7 +33,7 @@ from service.hooks import ServerHooks
 from service.journal import Journal, journals
 from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
-from service.restore_plan import plan_for, preserved, require_allowable
+from service.restore_plan import plan_changed, plan_for, preserved, require_allowable
 from service.selection import EVERYTHING, Selection
 from service.sources.base import PlanItem, Restorer, StoredSource
 from service.state_directory import only_job
@@ -53,6 +53,7 @@ class RestoreResult:
     items: list[PlanItem]
     seconds: float
     stages: dict[str, float]
+    raw_bytes: int = 0
 
 
 async def restore(
@@ -61,9 +62,12 @@ async def restore(
     *,
     allow: frozenset[str] = frozenset(),
     select: Selection = EVERYTHING,
+    token: str | None = None,
     progress: Progress,
 ) -> RestoreResult:
     """Restore what is selected of an archive; `allow` are obstacle codes to go ahead in spite of.
+
+    `token` is of a plan that somebody has looked at: the restore is refused when it finds something else.
 
     When this returns, the restored state is live and the old state is kept until `commit` or `rollback`. When it
     raises, live data is as it was. Raises RestoreRefused before anything was touched; StageFailed, SwapFailed,
@@ -79,6 +83,8 @@ async def restore(
             plan = await plan_for(config, reader, archive, select=select)
             if blocking := [obstacle for obstacle in plan.obstacles if obstacle.code not in allow]:
                 raise RestoreRefused(blocking)
+            if token is not None and token != plan.token:
+                raise RestoreRefused([plan_changed()])
             journal = Journal.begin(config.state_dir, archive=archive, started=started.isoformat())
             hooks = _hooks(config, journal)
             wanted = select.of(reader.sources())
@@ -96,7 +102,8 @@ async def restore(
                     await _finish(_undo_failed(journal, hooks, error, progress))
                     raise
     seconds = (utc_now() - started).total_seconds()
-    return RestoreResult(journal.id, archive, plan.items, seconds, progress.end())
+    raw = sum(stream.bytes for stored in wanted for stream in stored.streams)
+    return RestoreResult(journal.id, archive, plan.items, seconds, progress.end(), raw)
 
 
 def _require_settled(config: Config) -> None:

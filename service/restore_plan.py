@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,20 @@ from typing import Any
 from service import hooks, sources
 from service.catalog import locate, opened, origin_proven, place_of
 from service.config import Config
-from service.errors import ConfigError, Obstacle, SealError
+from service.errors import ConfigError, JobRefused, Obstacle, SealError
+from service.journal import journals
 from service.pipeline.unpack import ArchiveReader, peek
+from service.restore_estimate import Estimate, estimate
 from service.selection import EVERYTHING, Selection, cautions
 from service.server_version import server_version
 from service.sources.base import PlanItem, Restorer, StoredSource
+from service.state import History
+from service.state_directory import only_job
 from storage_backends import local_directory
 
-MAY_BE_ALLOWED = frozenset({"ARCHIVE_NOT_SEALED", "EXTENSION_VERSION", "LOCALE_MISSING", "ORIGIN_NOT_PROVEN"})
+MAY_BE_ALLOWED = frozenset(
+    {"ARCHIVE_NOT_SEALED", "EXTENSION_VERSION", "LIVE_CONNECTIONS", "LOCALE_MISSING", "ORIGIN_NOT_PROVEN"}
+)
 """Obstacles that `--allow CODE` overrides: the restore then tries, and its own checks still protect what is live.
 
 Not SPACE: PostgreSQL stops altogether when its disk is full, the live databases with it.
@@ -39,6 +47,12 @@ class RestorePlan:
     obstacles: list[Obstacle] = field(default_factory=list)
     excluded: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[Obstacle] = field(default_factory=list)
+    """What is worth knowing and stands in nobody's way; with codes and remedies like obstacles."""
+    estimate: Estimate | None = None
+    """How long it will take; null when nothing like it was done here."""
+    token: str = ""
+    """Stands for what was found: a restore that is given it goes ahead only if the same is found again."""
 
 
 def require_allowable(allow: frozenset[str]) -> None:
@@ -50,11 +64,24 @@ def require_allowable(allow: frozenset[str]) -> None:
         )
 
 
-async def plan_restore(config: Config, archive: str, *, select: Selection = EVERYTHING) -> RestorePlan:
-    """Tell what a restore of what is selected would replace and every obstacle in its way. Touches nothing."""
+async def plan_restore(
+    config: Config, archive: str, *, select: Selection = EVERYTHING, history: History | None = None
+) -> RestorePlan:
+    """Tell what a restore of what is selected would replace and every obstacle in its way. Touches nothing.
+
+    `history` is what the time that it will take is learned from.
+    """
     try:
         async with opened(config, archive) as reader:
-            return await plan_for(config, reader, archive, select=select)
+            plan = await plan_for(config, reader, archive, select=select)
+            _busy(config, plan)
+            if history is None:
+                return plan
+            done = {
+                kind: await history.jobs(limit=20, kinds=[kind], states=["succeeded"]) for kind in ("restore", "backup")
+            }
+            raw = sum(stream.bytes for stored in select.of(reader.sources()) for stream in stored.streams)
+            return replace(plan, estimate=estimate(raw, done["restore"], done["backup"]))
     except SealError as error:
         async with locate(config, archive) as (target, name):
             seen = await peek(target, name)
@@ -111,6 +138,7 @@ async def plan_for(
     plan.obstacles.extend(hooks.obstacles(config.restore.hooks))
     if header.sealed and not origin_proven(config, reader):
         plan.obstacles.append(_origin_not_proven(reader))
+    stops = config.restore.hooks.stop is not None
     preserve = preserved(config, reader, archive)
     for stored in wanted:
         try:
@@ -119,10 +147,65 @@ async def plan_for(
             plan.obstacles.append(Obstacle("SOURCE_NOT_CONFIGURED", str(error), error.hint))
             continue
         plan.obstacles.extend(_unknown_kinds(stored, restorer))
-        items, obstacles = await restorer.plan(stored)
+        items, obstacles, notes = await restorer.plan(stored, reader)
         plan.items.extend(items)
-        plan.obstacles.extend(obstacles)
-    return plan
+        for found in obstacles:  # a server that is stopped before the exchange has no connections then
+            (plan.notes if stops and found.code == "LIVE_CONNECTIONS" else plan.obstacles).append(found)
+        plan.notes.extend(notes)
+    return replace(plan, token=_token(config, reader, plan))
+
+
+_MOMENTARY = frozenset({"LIVE_CONNECTIONS", "SERVER_LOCKED", "CONNECTIONS_FULL"})
+"""Codes that come and go by themselves: no part of a plan's token, and looked at anew by every restore."""
+
+
+def _token(config: Config, reader: ArchiveReader, plan: RestorePlan) -> str:
+    """Return what stands for the plan: the archive, what becomes of what, what is in the way, the hooks."""
+    found = [
+        reader.info.key,
+        reader.info.etag,
+        sorted((item.what, item.action) for item in plan.items),
+        sorted({obstacle.code for obstacle in plan.obstacles} - _MOMENTARY),
+        config.restore.model_dump(mode="json"),
+    ]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:32]
+
+
+def plan_changed() -> Obstacle:
+    """Return the obstacle that a plan's token does not fit what is found now."""
+    return Obstacle(
+        "PLAN_CHANGED",
+        "what a restore would find is not what the plan told: the archive, the databases, roles or files have changed",
+        "Ask for the plan again, look at it, and start the restore with its token.",
+    )
+
+
+def _busy(config: Config, plan: RestorePlan) -> None:
+    """Add what of this installation would keep a restore from beginning just now."""
+    for waiting in journals(config.state_dir)[:1]:
+        if waiting.state == "swapped":
+            plan.obstacles.append(
+                Obstacle(
+                    "RESTORE_PENDING",
+                    f"the restore of {waiting.archive} still keeps the state before it",
+                    "`deviceon-backup commit` removes that old state, `deviceon-backup rollback` returns to it.",
+                )
+            )
+        else:
+            plan.notes.append(
+                Obstacle(
+                    "RESTORE_INTERRUPTED",
+                    f"the restore of {waiting.archive} was interrupted while {waiting.state}",
+                    "Nothing has to be done: the restore settles that first.",
+                )
+            )
+    try:
+        with only_job(config.state_dir, "a plan"):
+            pass
+    except JobRefused as refused:
+        plan.notes.append(
+            Obstacle("JOB_RUNNING", str(refused), "A service does one after the other; else wait for it.")
+        )
 
 
 def _origin_not_proven(reader: ArchiveReader) -> Obstacle:

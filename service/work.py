@@ -123,7 +123,8 @@ class Work:
         allow = frozenset(params.get("allow", ()))
         archive = archive_at(config, params["archive"], params.get("target"))
         select = Selection.of_params(params)
-        return asdict(await restore(config, archive, allow=allow, select=select, progress=progress))
+        token = params.get("token")
+        return asdict(await restore(config, archive, allow=allow, select=select, token=token, progress=progress))
 
     async def _rollback(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
         return {"archive": await rollback(config, progress=progress), "rolled_back": True}

@@ -25,6 +25,7 @@ class Installation:
     server: PostgresqlServer
     root: Path
     source: dict[str, Any] = field(default_factory=dict)
+    hooks: dict[str, Any] = field(default_factory=dict)
     sealing: dict[str, Any] = field(default_factory=lambda: {"mode": "off"})
     more_sources: list[dict[str, Any]] = field(default_factory=list)
     compression: dict[str, Any] = field(default_factory=lambda: {"chunk_bytes": 256 * 1024})
@@ -46,6 +47,7 @@ class Installation:
                 "state_dir": str(self.root / "state"),
                 "sealing": self.sealing,
                 "compression": self.compression,
+                "restore": {"hooks": self.hooks},
                 "sources": [self.server.source_settings(**self.source), *self.more_sources],
             },
             strict=False,

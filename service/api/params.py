@@ -218,6 +218,8 @@ class RestoreStart(Mutation, OfTarget, Opened, Part):
     """Its name."""
     allow: list[Annotated[str, Field(pattern=r"^[A-Z_]{1,64}$")]] = []
     """Codes of obstacles to go ahead in spite of."""
+    token: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
+    """A plan's token: the restore is refused (PLAN_CHANGED) when it finds something else than that plan told."""
 
 
 class SchedulePreview(Params):

@@ -22,7 +22,8 @@ class RestoreMethods(Family):
         """Tell what a restore would replace, and every obstacle in its way. Touches nothing."""
         config = self.context.config().opened_with(p.opening(params))
         archive = archive_at(config, params.archive, params.target)
-        return await plan_restore(config, archive, select=Selection.of_params(params.model_dump()))
+        select = Selection.of_params(params.model_dump())
+        return await plan_restore(config, archive, select=select, history=self.context.history)
 
     @method("restore.start", admin=True)
     async def restore(self, params: p.RestoreStart) -> Job:

@@ -45,7 +45,18 @@ _ABOUT: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("server version", ("SERVER_VERSION",)),
     (
         "PostgreSQL",
-        ("SERVER_", "POSTGRESQL", "EXTENSION", "LOCALE", "TABLESPACE", "PREPARED", "LOGICAL", "ENCODING", "ROLE"),
+        (
+            "SERVER_",
+            "POSTGRESQL",
+            "EXTENSION",
+            "LOCALE",
+            "TABLESPACE",
+            "PREPARED",
+            "LOGICAL",
+            "ENCODING",
+            "LIVE",
+            "CONNECTIONS",
+        ),
     ),
     ("directories", ("TREE", "OWNERS", "ATTRIBUTES", "MOUNTED")),
     ("free space", ("SPACE", "NO_SPACE")),
@@ -80,7 +91,7 @@ def recover(
     `tools/System Recovery` runs.
     """
     shared: Shared = ctx.obj
-    allowed = frozenset(allow)
+    allowed = frozenset({*allow, "LIVE_CONNECTIONS"})  # told, and wanted: nobody recovers a server that is well
     if not shared.quiet:
         click.echo(EXPLANATION, err=True)
     chosen = _chosen(shared, named or archive)

@@ -121,6 +121,14 @@ def plan(found: RestorePlan, *, can_be_allowed: Collection[str]) -> None:
     )
     items(found.items)
     _left_out(found.excluded, found.warnings)
+    if found.estimate is not None:
+        expected = found.estimate
+        click.echo(f"will take {duration(expected.low)} to {duration(expected.high)} (from {plain(expected.basis)})")
+    if found.notes:
+        click.echo("worth knowing:")
+        show_obstacles(found.notes)
+    if found.obstacles:
+        click.echo("in the way:")
     show_obstacles(found.obstacles)
     allowed = sorted({obstacle.code for obstacle in found.obstacles} & set(can_be_allowed))
     if allowed:

@@ -23,10 +23,14 @@ from service.terminal import plain
 
 if TYPE_CHECKING:
     from service.config import Config
+    from service.restore_plan import RestorePlan
     from service.selection import Selection
 
 SUCCESS = "Restore successfully"
 """The words that the product's manual promises at the end of a restore."""
+
+_ASKED = frozenset({"LIVE_CONNECTIONS"})
+"""Obstacles that whoever answers the question with yes goes ahead in spite of: the plan above it shows them."""
 
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
@@ -35,6 +39,7 @@ yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.argument("archive")
 @click.option("--plan", "plan_only", is_flag=True, help="Show what would be done and what is in the way; do nothing.")
 @click.option("--allow", metavar="CODE", multiple=True, help="Go ahead in spite of this obstacle; may be repeated.")
+@click.option("--token", metavar="TOKEN", help="Only if the plan is still the one with this token (--plan --json).")
 @part_options
 @yes_option
 @restoring_options
@@ -42,7 +47,14 @@ yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @json_option
 @click.pass_context
 def restore(
-    ctx: click.Context, /, archive: str, plan_only: bool, allow: tuple[str, ...], yes: bool, **options: Any
+    ctx: click.Context,
+    /,
+    archive: str,
+    plan_only: bool,
+    allow: tuple[str, ...],
+    token: str | None,
+    yes: bool,
+    **options: Any,
 ) -> None:
     """Restore an archive, or a part of it; the old state is kept until commit or rollback.
 
@@ -57,11 +69,12 @@ def restore(
         ctx.exit(_show_plan(config, archive, allowed, select, as_json=shared.json))
     if not yes:
         shared.require_somebody()
+        allowed |= _ASKED
         refused = _show_plan(config, archive, allowed, select, as_json=False)
         if refused:
             ctx.exit(refused)
         ask("Restore this archive over what is there now?")
-    params = {"archive": archive, "allow": sorted(allowed), **select.as_params()}
+    params = {"archive": archive, "allow": sorted(allowed), "token": token, **select.as_params()}
     result = run_job_with(config, shared, options, "restore.start", **params)
     if shared.json:
         emit(result | {"message": SUCCESS})
@@ -82,9 +95,9 @@ def with_version(shared: Shared, config: Config) -> Config:
 
 
 def _show_plan(config: Config, archive: str, allowed: frozenset[str], select: Selection, *, as_json: bool) -> Exit:
-    from service.restore_plan import MAY_BE_ALLOWED, plan_restore  # noqa: PLC0415
+    from service.restore_plan import MAY_BE_ALLOWED  # noqa: PLC0415
 
-    plan = run(plan_restore(config, archive, select=select))
+    plan = run(_planned(config, archive, select))
     blocking = [obstacle for obstacle in plan.obstacles if obstacle.code not in allowed & MAY_BE_ALLOWED]
     code = failures.refusal_code(blocking) if blocking else Exit.OK
     if as_json:
@@ -93,6 +106,15 @@ def _show_plan(config: Config, archive: str, allowed: frozenset[str], select: Se
         render.plan(plan, can_be_allowed=MAY_BE_ALLOWED)
         click.echo("A restore would be refused." if blocking else "Nothing is in the way.")
     return code
+
+
+async def _planned(config: Config, archive: str, select: Selection) -> RestorePlan:
+    from service.restore_plan import plan_restore  # noqa: PLC0415
+    from service.state import History, opened_if_there  # noqa: PLC0415
+
+    with opened_if_there(config.state_dir) as memory:
+        history = None if memory is None else History(memory)
+        return await plan_restore(config, archive, select=select, history=history)
 
 
 @click.command()

@@ -23,7 +23,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from service.errors import Obstacle
 from service.progress import Progress
@@ -134,6 +134,15 @@ class PlanItem:
     note: str = ""
 
 
+class SourcePlan(NamedTuple):
+    """What a restore would do to one source, what stands in its way, and what is worth knowing but does not."""
+
+    items: list[PlanItem]
+    obstacles: list[Obstacle]
+    notes: Sequence[Obstacle] = ()
+    """Like obstacles, with a stable code and a remedy, but nobody has to allow them."""
+
+
 class Restorer(ABC):
     """Brings one source back; see the module's text for the states."""
 
@@ -141,8 +150,11 @@ class Restorer(ABC):
     """The kinds of streams that it restores. An archive with another one is newer, and refused."""
 
     @abstractmethod
-    async def plan(self, stored: StoredSource) -> tuple[list[PlanItem], list[Obstacle]]:
-        """Say what a restore would do and what stands in its way. Touches nothing."""
+    async def plan(self, stored: StoredSource, reader: StreamReader | None = None) -> SourcePlan:
+        """Say what a restore would do and what stands in its way. Touches nothing.
+
+        Without `reader`, what only the archive's streams tell (roles) is left out. Raises ArchiveError, StorageError.
+        """
 
     @abstractmethod
     async def stage(

@@ -30,6 +30,7 @@ from service.sources.base import (
     Restorer,
     Snapshot,
     Source,
+    SourcePlan,
     StoredSource,
     Stream,
     StreamReader,
@@ -128,21 +129,22 @@ class TreeRestorer(Restorer):
         self._settings = settings
         self._preserve = tuple(preserve)
 
-    async def plan(self, stored: StoredSource) -> tuple[list[PlanItem], list[Obstacle]]:
+    async def plan(self, stored: StoredSource, reader: StreamReader | None = None) -> SourcePlan:
         """Look at the live tree and its file system."""
         return await run_in_thread(self._plan, stored)
 
-    def _plan(self, stored: StoredSource) -> tuple[list[PlanItem], list[Obstacle]]:
+    def _plan(self, stored: StoredSource) -> SourcePlan:
         root, shown, facts = self._root, str(self._settings.path), stored.facts
         try:
             found = self._survey(root, facts)
         except OSError as exc:
-            return [], [
-                _obstacle("TREE_UNREADABLE", f"{shown} cannot be looked at: {exc.strerror or exc}.", "Run as root.")
-            ]
+            told = f"{shown} cannot be looked at: {exc.strerror or exc}."
+            return SourcePlan([], [_obstacle("TREE_UNREADABLE", told, "Run as root.")])
         note = f"{facts['files']} files, {facts['bytes']} bytes"
         if facts["path"] != shown:
             note += f"; was {facts['path']}"
+        if found.mounted:
+            note += "; name by name, since something is mounted there"
         items = [PlanItem(shown, "replace" if found.exists else "create", note)]
         kept = [(path, why) for path, why in sorted(found.kept.items()) if why != LEFTOVER]
         items += [PlanItem(f"{shown}/{encode_path(path)}", "keep", why) for path, why in kept[:50]]
@@ -153,7 +155,7 @@ class TreeRestorer(Restorer):
             for uid, gid, user, group in facts["owners"]
             if (user_here(uid, user), group_here(gid, group)) != (uid, gid)
         ]
-        return items, [*_obstacles(root, facts, found)]
+        return SourcePlan(items, _obstacles(root, facts, found))
 
     async def stage(
         self,

@@ -46,6 +46,7 @@ from service.sources.base import (
     Restorer,
     Snapshot,
     Source,
+    SourcePlan,
     StoredSource,
     Stream,
     StreamReader,
@@ -267,11 +268,11 @@ class SqliteRestorer(Restorer):
     def __init__(self, settings: SqliteSettings) -> None:
         self._settings = settings
 
-    async def plan(self, stored: StoredSource) -> tuple[list[PlanItem], list[Obstacle]]:
+    async def plan(self, stored: StoredSource, reader: StreamReader | None = None) -> SourcePlan:
         """Look at the live file and its directory."""
         return await run_in_thread(self._plan, stored.facts)
 
-    def _plan(self, facts: Mapping[str, Any]) -> tuple[list[PlanItem], list[Obstacle]]:
+    def _plan(self, facts: Mapping[str, Any]) -> SourcePlan:
         path = self._path
         above, _ = exchange.missing_parents(path)
         note = f"{facts['bytes']} bytes"
@@ -300,7 +301,7 @@ class SqliteRestorer(Restorer):
             obstacles.append(
                 Obstacle("OWNERS_NEED_ROOT", f"Only root can restore the owner of {path}.", "Run as root.")
             )
-        return items, obstacles
+        return SourcePlan(items, obstacles)
 
     async def stage(
         self,

@@ -7,8 +7,8 @@ that may be repeated. The targets are the truth about archives: losing this file
 from __future__ import annotations
 
 from service.state.archives import Archives
-from service.state.database import FILE_NAME, Database, set_aside
+from service.state.database import FILE_NAME, Database, opened_if_there, set_aside
 from service.state.history import History
 from service.state.values import Values
 
-__all__ = ["FILE_NAME", "Archives", "Database", "History", "Values", "set_aside"]
+__all__ = ["FILE_NAME", "Archives", "Database", "History", "Values", "opened_if_there", "set_aside"]

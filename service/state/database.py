@@ -95,6 +95,20 @@ class Database:
             self._connection.close()
 
 
+@contextlib.contextmanager
+def opened_if_there(directory: Path) -> Iterator[Database | None]:
+    """Open the memory for a block; None when there is none yet or it cannot be used."""
+    database = None
+    if (directory / FILE_NAME).exists():
+        with contextlib.suppress(StateError):
+            database = Database.open(directory)
+    try:
+        yield database
+    finally:
+        if database is not None:
+            database.close()
+
+
 def set_aside(directory: Path, now: datetime) -> Path | None:
     """Rename a damaged `state.db`, so that a new one can be made; return its new name, None when it is not damaged.
 

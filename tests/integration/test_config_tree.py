@@ -424,14 +424,14 @@ async def test_the_plan_names_what_is_replaced_what_stays_and_what_stands_in_the
     archived = await back_up_tree(root, exclude=["cache"])
     (root / "cache").mkdir()
     let_everybody_reach(root)
-    items, obstacles = await tree_restorer(root).plan(archived.stored)
+    items, obstacles, _ = await tree_restorer(root).plan(archived.stored)
     assert [(item.what, item.action) for item in items] == [(str(root), "replace"), (f"{root}/cache", "keep")]
     assert obstacles == []
     with as_nobody():
-        _, obstacles = await tree_restorer(root).plan(archived.stored)
+        _, obstacles, _ = await tree_restorer(root).plan(archived.stored)
     assert {obstacle.code for obstacle in obstacles} == {"OWNERS_NEED_ROOT", "TREE_NOT_WRITABLE"}
     archived.stored.facts.update(bytes=1 << 60)  # type: ignore[attr-defined]
-    _, obstacles = await tree_restorer(root).plan(archived.stored)
+    _, obstacles, _ = await tree_restorer(root).plan(archived.stored)
     assert [obstacle.code for obstacle in obstacles] == ["NO_SPACE"]
 
 
@@ -440,8 +440,8 @@ async def test_a_single_mounted_file_stands_in_the_way(root: Path, tmp_path: Pat
     (tmp_path / "secret").write_text("mounted")
     subprocess.run(["mount", "--bind", tmp_path / "secret", root / "server.xml"], check=True)
     try:
-        _, obstacles = await tree_restorer(root).plan(archived.stored)
-        _, excluded = await tree_restorer(root, exclude=["server.xml"]).plan(archived.stored)
+        _, obstacles, _ = await tree_restorer(root).plan(archived.stored)
+        _, excluded, _ = await tree_restorer(root, exclude=["server.xml"]).plan(archived.stored)
     finally:
         subprocess.run(["umount", root / "server.xml"], check=True)
     assert [obstacle.code for obstacle in obstacles] == ["MOUNTED_FILE"]

@@ -214,7 +214,7 @@ async def test_the_file_comes_back_with_its_owner_and_mode_and_the_old_log_goes(
         path.write_bytes(content)
     file.chmod(0o600)
     restorer = SqliteRestorer(SqliteSettings(path=file))
-    items, obstacles = await restorer.plan(archived.stored)
+    items, obstacles, _ = await restorer.plan(archived.stored)
     assert [(item.what, item.action) for item in items] == [(str(file), "replace")]
     assert obstacles == []
     await restore(restorer, archived, journal)

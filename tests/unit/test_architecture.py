@@ -81,7 +81,7 @@ LAYERS: list[tuple[str, ...]] = [
         "service.restore_pin",
         "service.verification",
     ),
-    ("service.baseline",),
+    ("service.baseline", "service.restore_estimate"),
     ("service.restore_plan",),
     ("service.extract", "service.restore", "service.doctor"),
     ("service.settle", "service.jobs"),

@@ -63,9 +63,14 @@ async def _connected(settings: PostgresqlSettings, *, recovering: bool) -> Conne
     return await connect(settings, "template1")
 
 
-async def _refusal(connection: Connection, what: str) -> JobRefused:
+async def lock_holder(connection: Connection) -> str:
+    """Say who holds the lock, in brackets; empty when nobody does. `connection` is to the maintenance database."""
     holder = await connection.fetchrow(_HOLDER, _CLASS, _OBJECT)
-    told = f" ({holder[0]} from {holder[1]}, since {holder[2]:%Y-%m-%d %H:%M:%SZ})" if holder else ""
+    return f" ({holder[0]} from {holder[1]}, since {holder[2]:%Y-%m-%d %H:%M:%SZ})" if holder else ""
+
+
+async def _refusal(connection: Connection, what: str) -> JobRefused:
+    told = await lock_holder(connection)
     return JobRefused(
         f"another service backs up or restores this PostgreSQL server{told}, so {what} cannot begin",
         hint="Wait until it has finished, then try again.",

@@ -9,40 +9,53 @@ from typing import Any
 
 from service.config_sources import PostgresqlSettings
 from service.errors import Obstacle, SourceError
-from service.sources.base import PlanItem, StoredSource
+from service.sources.base import PlanItem, SourcePlan, StoredSource, StreamReader
 from service.sources.postgresql import catalog, tools
+from service.sources.postgresql.affected import globals_of, live_connections, role_items
 from service.sources.postgresql.connect import Connection, connection_to, errors_as_source
+from service.sources.postgresql.lock import lock_holder
 
+_SESSIONS = 4
+"""One that coordinates, one that holds the lock, one that loads rows, pg_restore's."""
 _SPACE_FACTOR = 1.2
 """A fresh copy needs about the archived size, and write-ahead log besides."""
 
 
-async def plan(settings: PostgresqlSettings, stored: StoredSource) -> tuple[list[PlanItem], list[Obstacle]]:
+async def plan(settings: PostgresqlSettings, stored: StoredSource, reader: StreamReader | None) -> SourcePlan:
     """List what would be replaced, and every obstacle. Touches nothing."""
     archived = stored.facts["server"]
+    wanted: Sequence[dict[str, Any]] = stored.facts["databases"]
     try:
         async with connection_to(settings, settings.maintenance_database) as connection:
             with errors_as_source("looking at the server"):
                 server = await catalog.server_facts(connection)
-                obstacles = _versions(settings, server, archived)
+                obstacles = await _versions(settings, server, archived)
                 if obstacles:
-                    return [], obstacles  # what follows speaks the archived version's dialect
+                    return SourcePlan([], obstacles)  # what follows speaks the archived version's dialect
                 live = {database["name"]: database for database in await catalog.databases(connection)}
-                wanted: Sequence[dict[str, Any]] = stored.facts["databases"]
+                replaced = sorted({database["name"] for database in wanted} & set(live))
+                obstacles += await _state(connection)
+                notes: list[Obstacle] = []
                 for database in wanted:
                     obstacles += await _database(connection, database)
-                obstacles += await _prepared(connection, {database["name"] for database in wanted} & set(live))
-                obstacles += await _replication(connection, {database["name"] for database in wanted} & set(live))
+                    notes += await _collation_version(connection, database)
+                obstacles += await _prepared(connection, set(replaced))
+                obstacles += await _replication(connection, set(replaced))
+                obstacles += await live_connections(connection, settings, replaced)
                 obstacles += _space(server, sum(database["bytes"] for database in wanted))
+                about_roles = []
+                if reader is not None:
+                    cluster = await globals_of(stored, reader)
+                    about_roles = await role_items(connection, stored, cluster, superuser=server["superuser"])
     except SourceError as error:
-        return [], [Obstacle("SERVER_UNREACHABLE", str(error), error.hint)]
+        return SourcePlan([], [Obstacle("SERVER_UNREACHABLE", str(error), error.hint)])
     items = [_item(database, live) for database in wanted]
     if not wanted:
         items.append(PlanItem(f"roles of {stored.name}", "replace", "those that the archive does not have stay"))
     extra = sorted(set(live) - {database["name"] for database in wanted})
     why = "not in this archive" if stored.whole else "not part of this restore"
     items += [PlanItem(f"database {name}", "keep", why) for name in extra]
-    return items, obstacles
+    return SourcePlan(items + about_roles, obstacles, notes)
 
 
 def _item(database: dict[str, Any], live: dict[str, Any]) -> PlanItem:
@@ -51,7 +64,7 @@ def _item(database: dict[str, Any], live: dict[str, Any]) -> PlanItem:
     return PlanItem(f"database {database['name']}", action, tables)
 
 
-def _versions(settings: PostgresqlSettings, server: dict[str, Any], archived: dict[str, Any]) -> list[Obstacle]:
+async def _versions(settings: PostgresqlSettings, server: dict[str, Any], archived: dict[str, Any]) -> list[Obstacle]:
     here, there = server["server_version_num"] // 10000, archived["server_version_num"] // 10000
     if here != there:
         return [
@@ -71,10 +84,65 @@ def _versions(settings: PostgresqlSettings, server: dict[str, Any], archived: di
             )
         )
     try:
-        tools.client_directory(settings, server["server_version_num"])
+        directory = tools.client_directory(settings, server["server_version_num"])
+        await tools.client_version(directory, server["server_version_num"])
     except SourceError as error:
         obstacles.append(Obstacle("POSTGRESQL_CLIENT", str(error), error.hint))
     return obstacles
+
+
+async def _state(connection: Connection) -> list[Obstacle]:
+    """Look whether the server takes changes at all, has room for a few sessions, and is nobody else's just now."""
+    obstacles = []
+    if await connection.fetchval("SELECT pg_catalog.pg_is_in_recovery()"):
+        obstacles.append(
+            Obstacle(
+                "SERVER_READ_ONLY",
+                "the server is a standby, which takes no changes",
+                "Restore into the primary, or promote this server first.",
+            )
+        )
+    if (free := await catalog.free_connections(connection)) < _SESSIONS:
+        obstacles.append(
+            Obstacle(
+                "CONNECTIONS_FULL",
+                f"the server takes only {max(0, free)} more sessions, a restore needs {_SESSIONS}",
+                "Stop applications that are connected, or raise max_connections.",
+            )
+        )
+    if holder := await lock_holder(connection):
+        obstacles.append(
+            Obstacle(
+                "SERVER_LOCKED",
+                f"another service backs up or restores this server{holder}",
+                "Wait until it has finished.",
+            )
+        )
+    return obstacles
+
+
+async def _collation_version(connection: Connection, database: dict[str, Any]) -> list[Obstacle]:
+    """Compare the version of the locale's rules; a restore builds all indexes anew, so that another one is no harm."""
+    archived, provider = database.get("collation_version"), database.get("provider")
+    if archived is None:
+        return []
+    here = await connection.fetchval(
+        """SELECT pg_catalog.pg_collation_actual_version(oid) FROM pg_catalog.pg_collation
+           WHERE collprovider = $1::text::"char" AND lower(replace(coalesce(collcollate, collname), '-', ''))
+                 = lower(replace($2, '-', ''))
+           ORDER BY collname LIMIT 1""",
+        provider,
+        database["locale"] if provider == "i" and database["locale"] else database["collate"],
+    )
+    if here is None or here == archived:
+        return []
+    return [
+        Obstacle(
+            "COLLATION_VERSION",
+            f"database {database['name']!r} was sorted by version {archived} of its locale, this system has {here}",
+            "Nothing has to be done: indexes are built anew. The order of text may differ in places.",
+        )
+    ]
 
 
 async def _database(connection: Connection, database: dict[str, Any]) -> list[Obstacle]:

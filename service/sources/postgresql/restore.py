@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from service.config_sources import PostgresqlSettings
-from service.errors import Obstacle
 from service.progress import Progress
-from service.sources.base import PlanItem, Record, Restorer, StoredSource, StreamReader
+from service.sources.base import Record, Restorer, SourcePlan, StoredSource, StreamReader
 from service.sources.postgresql import preflight, rows, stage, swap
 
 
@@ -21,9 +20,9 @@ class PostgresqlRestorer(Restorer):
     def __init__(self, settings: PostgresqlSettings) -> None:
         self._settings = settings
 
-    async def plan(self, stored: StoredSource) -> tuple[list[PlanItem], list[Obstacle]]:
+    async def plan(self, stored: StoredSource, reader: StreamReader | None = None) -> SourcePlan:
         """See `Restorer.plan`."""
-        return await preflight.plan(self._settings, stored)
+        return await preflight.plan(self._settings, stored, reader)
 
     async def stage(
         self,

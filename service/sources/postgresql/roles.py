@@ -116,6 +116,32 @@ def names(found: Globals) -> set[str]:
     return {role["name"] for role in found["roles"]}
 
 
+def changes(desired: Globals, current: Globals) -> dict[str, list[str]]:
+    """Say of each role that is in both what about it differs: attributes, password, settings, memberships."""
+    found: dict[str, list[str]] = {}
+    before = {role["name"]: role for role in current["roles"]}
+    for role in desired["roles"]:
+        now = before.get(role["name"])
+        if now is None:
+            continue
+        differing = {key for key, value in role.items() if value != now.get(key)}
+        if "password" not in now:
+            differing.discard("password")
+        kinds = [kind for kind in ("password",) if kind in differing]
+        if differing - {"password"}:
+            kinds.insert(0, "attributes")
+        for kind, of in (("settings", "role"), ("memberships", "member")):
+            if _rows_of(desired[kind], of, role["name"]) != _rows_of(current[kind], of, role["name"]):
+                kinds.append(kind)
+        if kinds:
+            found[role["name"]] = kinds
+    return found
+
+
+def _rows_of(rows: Sequence[dict[str, Any]], key: str, name: str) -> list[str]:
+    return sorted(json.dumps(row, sort_keys=True) for row in rows if row[key] == name)
+
+
 def statements(
     desired: Globals, current: Globals, *, keep: Iterable[str], forget: Iterable[str] = (), everybody: bool = True
 ) -> list[str]:

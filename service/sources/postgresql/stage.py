@@ -15,6 +15,7 @@ from service.errors import StageFailed
 from service.progress import Progress
 from service.sources.base import Record, StoredSource, StoredStream, StreamReader
 from service.sources.postgresql import catalog, roles, tools
+from service.sources.postgresql.affected import globals_of
 from service.sources.postgresql.connect import (
     Connection,
     at_once,
@@ -46,10 +47,7 @@ async def stage(
 ) -> None:
     """Create missing roles and one checked scratch database for each archived one; see `Restorer.stage`."""
     databases: Sequence[dict[str, Any]] = stored.facts["databases"]
-    wanted = await _globals(stored, reader)
-    if not stored.facts["server"]["superuser"]:
-        for role in wanted["roles"]:
-            role.pop("password", None)  # not known, which is something else than none
+    wanted = await globals_of(stored, reader)
     maintenance = settings.maintenance_database
     async with connection_to(settings, maintenance) as connection:
         with errors_as_source("preparing the restore"):
@@ -78,12 +76,6 @@ async def stage(
             if not record["all_roles"]:
                 await _only_needed_roles(connection, record, databases, wanted, progress)
                 await save()
-
-
-async def _globals(stored: StoredSource, reader: StreamReader) -> roles.Globals:
-    [stream] = [stream for stream in stored.streams if stream.kind == "postgresql.globals"]
-    async with contextlib.aclosing(reader.read(stream)) as pieces:
-        return roles.load_globals(b"".join([piece async for piece in pieces]))
 
 
 async def _journal(

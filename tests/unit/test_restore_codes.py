@@ -1,0 +1,45 @@
+"""docs/RESTORE.md has every code that a plan may tell, with its remedy, and none that there is not."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.errors import SealError
+from service.restore_plan import MAY_BE_ALLOWED
+
+ROOT = Path(__file__).parents[2]
+ELSEWHERE = {"SEAL", "TPM_CHANGED"}
+"""The root of such errors, and one that only a backup meets."""
+
+
+def told() -> Iterator[str]:
+    """The codes that the code makes obstacles of: by name, or from an error of sealing."""
+    for path in (ROOT / "service").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+                continue
+            if node.func.id in ("Obstacle", "_obstacle") and node.args and isinstance(node.args[0], ast.Constant):
+                yield str(node.args[0].value)
+    pending = [SealError]
+    while pending:
+        error = pending.pop()
+        yield error.code
+        pending += error.__subclasses__()
+
+
+def documented() -> dict[str, list[str]]:
+    rows = [line.strip("|").split(" | ") for line in (ROOT / "docs/RESTORE.md").read_text().splitlines()]
+    return {found[1]: row for row in rows if (found := re.fullmatch(r" ?`([A-Z_]+)`", row[0]))}
+
+
+def test_every_code_is_documented_and_every_documented_one_exists() -> None:
+    assert set(documented()) == set(told()) - ELSEWHERE
+
+
+def test_the_table_says_which_can_be_allowed_and_gives_each_a_remedy() -> None:
+    rows = documented()
+    assert {code for code, row in rows.items() if row[-1].strip() == "yes"} == MAY_BE_ALLOWED
+    assert all(len(row) in (3, 4) and all(cell.strip() for cell in row) for row in rows.values())
