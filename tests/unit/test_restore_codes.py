@@ -11,8 +11,8 @@ from service.errors import SealError
 from service.restore_plan import MAY_BE_ALLOWED
 
 ROOT = Path(__file__).parents[2]
-ELSEWHERE = {"SEAL", "TPM_CHANGED"}
-"""The root of such errors, and one that only a backup meets."""
+ELSEWHERE = {"SEAL", "TPM_CHANGED", "SEAL_SLOTS_FULL"}
+"""The root of such errors, one that only a backup meets, and one that only the adding of a key meets."""
 
 
 def told() -> Iterator[str]:
