@@ -28,6 +28,7 @@ from service.config_restore import RestoreSettings
 from service.config_sources import AnySource, SourceSettings
 from service.config_types import AbsolutePath, Recipient, Settings, SignerFingerprint, Word
 from service.errors import ConfigError
+from service.object_lock import with_lock
 from service.opening import NOTHING, Opening
 from service.retention import RetentionSettings
 from service.schedule import ScheduleSettings
@@ -278,6 +279,10 @@ class Config(ConfigFile):
         """Return the configured target with this URL; None when there is none."""
         return next((each for each in self.targets if each.url.rstrip("/") == url.rstrip("/")), None)
 
+    def writing_options(self, target: TargetSettings) -> dict[str, Any]:
+        """Return a target's options for writing archives: with the time of their lock. Raises ConfigError."""
+        return with_lock(target.options(), self.retention, self.schedule)
+
     def at(self, url: str | None) -> Self:
         """Return the configuration with one of its targets alone; the first when `url` is None. Raises ConfigError."""
         target = self.target if url is None else self.target_at(url)
@@ -322,8 +327,10 @@ def complete(file: ConfigFile, stored: SystemBackup) -> Config:
 
 def require_consistent(file: ConfigFile, stored: SystemBackup) -> None:
     """Raise ConfigError when file and stored settings contradict each other; a target may still be missing."""
-    if file.system_backup(stored).target is not None:
-        complete(file, stored)
+    system_backup = file.system_backup(stored)
+    if system_backup.target is not None:
+        for target in complete(file, stored).targets:
+            with_lock(target.storage_options, system_backup.retention, system_backup.schedule)
 
 
 def find(path: Path | str | None = None) -> Path:

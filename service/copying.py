@@ -151,7 +151,7 @@ async def _copied(here: Config, there: Config, info: ObjectInfo, ledger: Ledger,
     """Write the copy; False when an object of that name is there already."""
     async with (
         open_target(here.target.url, here.target.options()) as source,
-        open_target(there.target.url, there.target.options()) as target,
+        open_target(there.target.url, there.writing_options(there.target)) as target,
     ):
         progress.begin("copy", f"Copying {info.key} from {source.url} to {target.url}", expected_raw=info.size)
         await ledger.writing(target.url, info.key)

@@ -175,12 +175,12 @@ async def _target(config: Config) -> list[Finding]:
 async def _one_target(config: Config) -> list[Finding]:
     async with open_target(config.target.url, config.target.options()) as target:
         archives = await list_archives(target)
-        cautions = [Finding("target", None, f"{target.url}: {told}") for told in target.cautions]
-    tried = await try_target(config.target)
+    tried = await try_target(config.target, config)
     if problems := [finding for finding in tried if finding.ok is False]:
         return problems
     told = f"{config.target.url} can be written and read, and keeps what is there; {len(archives)} archives"
-    findings = [Finding("target", True, told), *cautions]
+    findings = [Finding("target", True, told)]
+    findings += [finding for finding in tried if finding.name in ("caution", "object lock")]
     findings += [
         Finding(f"archive {entry.name}", False, entry.problem, "Keep it apart or delete it; it cannot be restored.")
         for entry in archives

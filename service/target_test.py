@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
-from service.config import TargetSettings
+from service.config import SystemBackup, TargetSettings
 from service.errors import ConfigError
 from service.finding import Finding
+from service.object_lock import lock_told
 from storage_backends import open_target
 from storage_backends.base import ObjectExists, ObjectNotFound, Promise, StorageBackend, StorageError
 
@@ -18,15 +19,18 @@ PROBE_BYTES = 4096
 FORGOTTEN_AFTER = timedelta(hours=24)
 
 
-async def try_target(settings: TargetSettings) -> list[Finding]:
+async def try_target(settings: TargetSettings, system_backup: SystemBackup) -> list[Finding]:
     """Return what was found, in the order it was tried; the first red one ends it. Leaves nothing in the target.
 
+    `system_backup` has the retention and schedule that archives there will be kept by.
     Never raises StorageError or ConfigError for what is wrong with the target: that is what is told.
     """
     findings: list[Finding] = []
     try:
         async with open_target(settings.url, settings.options()) as target:
             await _try(target, findings)
+            lock = lock_told(settings.storage_options, system_backup.retention, system_backup.schedule)
+            findings += [] if lock is None else [lock]
             findings += [Finding("caution", None, told) for told in target.cautions]
             findings += _promises(target.promise)
     except (StorageError, ConfigError) as error:

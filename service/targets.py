@@ -260,7 +260,7 @@ async def opened_targets(config: Config, ledger: Ledger, *, owed: Owed = nothing
             outcome = Outcome(settings.url)
             targets.outcomes.append(outcome)
             try:
-                target = await stack.enter_async_context(open_target(settings.url, settings.options()))
+                target = await stack.enter_async_context(open_target(settings.url, config.writing_options(settings)))
                 found = await list_archives(target, ledger)
             except (ServiceError, StorageError) as error:
                 outcome.error = as_json(error)

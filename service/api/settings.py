@@ -11,7 +11,7 @@ from service.api.registry import method
 from service.api.views import (
     Changed,
 )
-from service.config import TargetSettings, require_consistent
+from service.config import SystemBackup, TargetSettings, require_consistent
 from service.errors import JobRefused
 from service.finding import Finding
 from service.settings import shown
@@ -42,7 +42,7 @@ class SystemBackupSettings(Family):
             try:
                 require_consistent(file, value)
                 if "target" in given and value.target is not None:
-                    await _require_good(value.target)
+                    await _require_good(value.target, file.system_backup(value))
             except BaseException:
                 _remove(secrets)
                 raise
@@ -58,14 +58,15 @@ class SystemBackupSettings(Family):
     async def test_target(self, params: p.TargetTest) -> list[Finding]:
         """Write a small object to a target, read it back, try to overwrite, list and remove it; tell what was found."""
         if params.target is None:
-            return [finding for one in self.context.config().targets for finding in await try_target(one)]
+            config = self.context.config()
+            return [finding for one in config.targets for finding in await try_target(one, config)]
         # As an update would take it: a client has no more say in what is read on this machine because it only tries.
         file = self.context.file()
         known = file.copies if file.target is None else [file.target, *file.copies]
         async with self._changing:  # an update removes the files of secrets that it does not know
             value, secrets = self.context.stored.changed(frozenset(), {"target": params.target}, known)
             try:
-                return await try_target(value.target) if value.target is not None else []
+                return await try_target(value.target, file.system_backup(value)) if value.target is not None else []
             finally:
                 _remove(secrets)
 
@@ -79,8 +80,8 @@ def _remove(files: list[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-async def _require_good(target: TargetSettings) -> None:
-    wrong = [finding for finding in await try_target(target) if finding.ok is False]
+async def _require_good(target: TargetSettings, system_backup: SystemBackup) -> None:
+    wrong = [finding for finding in await try_target(target, system_backup) if finding.ok is False]
     if wrong:
         raise TargetNotGood(f"the target did not pass its test: {wrong[0].message}", hint=wrong[0].remedy)
 

@@ -38,7 +38,7 @@ from storage_backends.s3.exclusive import conditional_writes
 from storage_backends.s3.head import Head, head, object_info
 from storage_backends.s3.options import S3Options
 from storage_backends.s3.settled import SETTLE_SECONDS, settled
-from storage_backends.s3.upload import Upload
+from storage_backends.s3.upload import LOCKED_SUFFIX, Upload
 
 
 class S3Backend(StorageBackend):
@@ -75,6 +75,11 @@ class S3Backend(StorageBackend):
         With Object Lock, what was published and is taken back stays as a hidden version until its lock ends.
         """
         check_key(key)
+        if self._options.lock_mode and self._options.lock_period is None and key.endswith(LOCKED_SUFFIX):
+            raise InvalidUrl(
+                "storage_options: object_lock_mode needs object_lock_days for writing",
+                hint="Say for how many days each archive is locked.",
+            )
         if not overwrite and await head(self.connection, key) is not None:
             raise exists_error(self.connection.where(key))
         conditional = await self.conditional_writes(announce)

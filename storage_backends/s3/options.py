@@ -178,10 +178,9 @@ def _days(days: float | None) -> timedelta | None:
 
 
 def _check_together(options: S3Options) -> None:
-    if (options.lock_mode is None) != (options.lock_period is None):
+    if options.lock_mode is None and options.lock_period is not None:
         raise InvalidUrl(
-            "storage_options: object_lock_mode and object_lock_days go together",
-            hint="Say how (GOVERNANCE or COMPLIANCE) and for how many days each archive is locked.",
+            "storage_options: object_lock_days needs object_lock_mode", hint="Say how: GOVERNANCE or COMPLIANCE."
         )
     if options.kms_key_id and options.encryption != "aws:kms":
         raise InvalidUrl(

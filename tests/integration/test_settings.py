@@ -207,12 +207,12 @@ async def test_a_secret_goes_to_a_file_that_only_the_owner_reads_and_comes_back_
     assert SECRET not in repr(app.stored.value) + str(app.config())
 
 
-async def nothing_found(_: object) -> list[Any]:
+async def nothing_found(*_: object) -> list[Any]:
     """Stand in for the test of a server that is not there."""
     return []
 
 
-async def accepted(_: object) -> None:
+async def accepted(*_: object) -> None:
     """Stand in for the test of a target: a directory of this machine takes no secrets."""
 
 

@@ -48,7 +48,7 @@ LAYERS: list[tuple[str, ...]] = [
         "service.config_monitoring",
         "service.state",
     ),
-    ("service.config_sources", "service.config_restore"),
+    ("service.config_sources", "service.config_restore", "service.object_lock"),
     ("service.config", "service.clock_guard", "service.announcer", "service.http", "service.notify_message"),
     (
         "service.settings",
