@@ -74,18 +74,19 @@ async def extract_from(
     """
     name = reader.header.name
     wanted = select.of(reader.sources())
-    work = to.parent / f"{OWN_PREFIX}{secrets.token_hex(8)}"
+    above = Path(await run_in_thread(os.path.realpath, to.parent))
+    work, new = above / f"{OWN_PREFIX}{secrets.token_hex(8)}", above / to.name
     told: list[str] = []
     found: list[str] = []
     try:
-        await run_in_thread(_begin, work, to)
+        await run_in_thread(_begin, work, new)
         progress.begin("extract", f"Extracting from {name}")
         for stored in wanted:
             was_there, said = await extraction.extract(stored, reader, work, chosen, progress)
             told += said
             found += [stored.name] if was_there else []
         _require_any(found, chosen)
-        files, size = await run_in_thread(_publish, work, to)
+        files, size = await run_in_thread(_publish, work, new)
     except BaseException:
         await run_in_thread(_remove, work)
         raise

@@ -232,6 +232,13 @@ async def test_paths_are_globs(
     assert (copy / "empty").exists() == (paths == ("empty",))
 
 
+async def test_the_directory_may_lie_behind_a_link(counted: Counted, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    await extracted(counted, tmp_path / "link/out", paths=("link",))
+    assert files(tmp_path / "real") == ["out/config/link"]
+
+
 async def test_another_name_of_a_file_that_was_not_chosen_is_told(counted: Counted, tmp_path: Path) -> None:
     result = await extracted(counted, tmp_path / "out", paths=("second name", "link"))
     assert files(tmp_path / "out") == ["config/link"]
