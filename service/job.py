@@ -16,6 +16,7 @@ JobKind = Literal[
     "baseline",
     "restore",
     "reset",
+    "tables",
     "rollback",
     "commit",
     "verify",
@@ -26,8 +27,8 @@ JobKind = Literal[
     "delete",
     "settle",
 ]
-"""`baseline` is a backup that is held for ever, `reset` returns to it. `settle` is what the service does when it
-starts: it undoes or ends what a crash left."""
+"""`baseline` is a backup that is held for ever, `reset` returns to it. `tables` restores tables into a database
+of their own. `settle` is what the service does when it starts: it undoes or ends what a crash left."""
 
 JobState = Literal["queued", "running", "verifying", "succeeded", "partial", "failed", "cancelled", "interrupted"]
 """`partial`: the archive is there, but something after it did not happen; the error says what."""

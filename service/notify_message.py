@@ -32,6 +32,7 @@ _KINDS: dict[JobKind, str] = {
     "keys": "change of key slots",
     "restore": "restore",
     "reset": "reset to default",
+    "tables": "restore of tables beside",
     "rollback": "return to the state before a restore",
     "commit": "confirmation of a restore",
     "verify": "verification of an archive",

@@ -24,6 +24,7 @@ from service.pending_copies import PendingCopies
 from service.progress import Progress
 from service.prune import PruneResult, prune
 from service.restore import commit, restore, rollback
+from service.restore_table import restore_tables
 from service.selection import Selection
 from service.settle import settle
 from service.state import Archives
@@ -64,6 +65,7 @@ class Work:
             "backup": self._backup,
             "baseline": self._baseline,
             "restore": self._restore,
+            "tables": self._tables,
             "rollback": self._rollback,
             "commit": self._commit,
             "verify": self._verify,
@@ -125,6 +127,20 @@ class Work:
         select = Selection.of_params(params)
         token = params.get("token")
         return asdict(await restore(config, archive, allow=allow, select=select, token=token, progress=progress))
+
+    async def _tables(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
+        archive = archive_at(config, params["archive"], params.get("target"))
+        done = await restore_tables(
+            config,
+            archive,
+            database=params["database"],
+            tables=params["tables"],
+            into=params["into"],
+            source=params.get("source"),
+            allow=frozenset(params.get("allow", ())),
+            progress=progress,
+        )
+        return asdict(done)
 
     async def _rollback(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
         return {"archive": await rollback(config, progress=progress), "rolled_back": True}

@@ -222,6 +222,23 @@ class RestoreStart(Mutation, OfTarget, Opened, Part):
     """A plan's token: the restore is refused (PLAN_CHANGED) when it finds something else than that plan told."""
 
 
+class RestoreTables(Mutation, OfTarget, Opened):
+    """Tables to restore into a new database beside the live one."""
+
+    archive: Name
+    """Its name."""
+    database: Named
+    """The archived database that has them."""
+    tables: Annotated[list[Named], Field(min_length=1, max_length=1000)]
+    """Their names: SCHEMA.TABLE, or TABLE for one in the schema public."""
+    into: Annotated[str, Field(min_length=1, max_length=63)]
+    """The name of the database to make."""
+    source: Named | None = None
+    """The archive's source that has the database; it is found when only one has."""
+    allow: list[Annotated[str, Field(pattern=r"^[A-Z_]{1,64}$")]] = []
+    """Codes of obstacles to go ahead in spite of."""
+
+
 class SchedulePreview(Params):
     """How many runs to tell, of which schedule."""
 

@@ -30,6 +30,11 @@ class RestoreMethods(Family):
         """Queue a restore. The state before is kept until restore.commit or restore.rollback."""
         return await self.context.submit("restore", "restore.start", params)
 
+    @method("restore.tables", admin=True)
+    async def tables(self, params: p.RestoreTables) -> Job:
+        """Queue a restore of tables into a new database of the same server. Nothing that is live is touched."""
+        return await self.context.submit("tables", "restore.tables", params)
+
     @method("restore.pending")
     async def pending(self, params: p.Nothing) -> Pending | None:
         """Return the restore that waits for commit or rollback; null when there is none."""

@@ -69,6 +69,7 @@ for command in (
     archives.verify,
     extracting.extract,
     restoring.restore,
+    extracting.restore_table,
     restoring.rollback,
     restoring.commit,
     resetting.baseline,

@@ -30,6 +30,7 @@ JOBS: dict[str, JobKind] = {
     "key.add": "keys",
     "key.remove": "keys",
     "restore.start": "restore",
+    "restore.tables": "tables",
     "restore.commit": "commit",
     "restore.rollback": "rollback",
     "retention.apply": "prune",

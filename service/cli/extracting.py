@@ -1,4 +1,4 @@
-"""Files out of an archive, on any machine."""
+"""Files out of an archive, on any machine; tables of one beside the live database."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from service.cli.connection import ask_for_pin, config_for, reading_options
+from service.cli.connection import ask_for_pin, config_for, reading_options, restoring_options, run_job_with
 from service.cli.options import Shared, emit, json_option, shared_options
 from service.cli.part import part_of, part_options
 from service.cli.running import run
@@ -77,6 +77,47 @@ def extract(
     for warning in done.warnings:
         click.echo(f"warning: {plain(warning)}")
     click.echo(f"{plain(done.directory)}: {done.files} files, {size(done.bytes)}, of {plain(', '.join(done.sources))}")
+
+
+@click.command("restore-table")
+@click.argument("archive")
+@click.argument("database")
+@click.argument("tables", metavar="SCHEMA.TABLE...", nargs=-1, required=True)
+@click.option("--into", metavar="NAME", required=True, help="The database to make on the same server.")
+@click.option("--source", metavar="NAME", help="The source that has the database, when several have.")
+@click.option("--allow", metavar="CODE", multiple=True, help="Go ahead in spite of this obstacle; may be repeated.")
+@restoring_options
+@shared_options
+@json_option
+@click.pass_obj
+def restore_table(
+    shared: Shared,
+    /,
+    archive: str,
+    database: str,
+    tables: Sequence[str],
+    into: str,
+    source: str | None,
+    allow: Sequence[str],
+    **options: Any,
+) -> None:
+    """Restore tables of an archived DATABASE into a new database, and say how their rows are copied back.
+
+    Nothing that is live is touched. The new database has all definitions of the archived one, and the rows of these
+    tables alone.
+    """
+    config = ask_for_pin(shared, config_for(shared, archive, options), archive)
+    params = {"archive": archive, "database": database, "tables": list(tables), "into": into, "allow": list(allow)}
+    done = run_job_with(config, shared, options, "restore.tables", **params, **({"source": source} if source else {}))
+    if shared.json:
+        emit(done)
+        return
+    for note in done["notes"]:
+        click.echo(f"note: {plain(note)}")
+    for table in done["tables"]:
+        click.echo(plain(f"{table['schema']}.{table['table']}: {table['rows']} rows in {done['database']}"))
+        click.echo(f"  to copy them back: {plain(table['copy_back'])}")
+    click.echo(plain(f"drop database {done['database']} when you are done: backups may include it"))
 
 
 def _show(found: Sequence[dict[str, Any]]) -> None:

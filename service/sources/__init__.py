@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from pydantic import TypeAdapter
 from service.config import Config
 from service.config_sources import AnySource, PostgresqlSettings, SourceSettings, SqliteSettings, TreeSettings
 from service.errors import ConfigError
-from service.sources.base import Restorer, Source, StoredSource
+from service.progress import Progress
+from service.sources.base import Record, Restorer, Source, StoredSource, StreamReader
 from storage_backends import local_directory
 
 SWAP_ORDER = ("postgresql", "tree", "sqlite")
@@ -47,6 +49,25 @@ def restorer(settings: SourceSettings, preserve: Sequence[Path]) -> Restorer:
     from service.sources.sqlite import SqliteRestorer  # noqa: PLC0415
 
     return SqliteRestorer(settings)
+
+
+async def stage_tables(
+    settings: SourceSettings,
+    stored: StoredSource,
+    reader: StreamReader,
+    record: Record,
+    save: Callable[[], Awaitable[None]],
+    progress: Progress,
+    *,
+    tables: Sequence[tuple[str, str]],
+    into: str,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Make a database with some tables of another one; see `service.sources.postgresql.side.stage`."""
+    from service.sources.postgresql import side  # noqa: PLC0415 - a heavy driver
+
+    assert isinstance(settings, PostgresqlSettings)
+    done, told = await side.stage(settings, stored, reader, record, save, progress, tables=tables, into=into)
+    return [asdict(table) for table in done], told
 
 
 def locks(

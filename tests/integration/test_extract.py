@@ -150,7 +150,7 @@ async def test_a_database_can_be_made_again_by_hand_from_what_is_extracted(
     assert "tables/odd%2Fschema.a%2Eb%25.binary" in {row["file"] for row in index}
     assert {row["format"] for row in index} == {"binary", "text"}
     parts = {stream.labels.get("table"): stream.details.get("parts") for stream in counted.reader.sources()[0].streams}
-    assert parts["big"] > 3 and parts["big_text"] > 1, "the claim is about tables in several parts"
+    assert int(parts["big"] or 0) > 3 and int(parts["big_text"] or 0) > 1, "the claim is about tables in several parts"
     assert "CREATE TABLE public.big" in (place / "schema.sql").read_text()
     before = await fingerprint(server, [DATABASE])
     await server.execute("CREATE DATABASE by_hand TEMPLATE template0")

@@ -86,6 +86,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("service.extract", "service.restore", "service.doctor"),
     ("service.settle", "service.jobs"),
     ("service.key_jobs",),
+    ("service.restore_table",),
     ("service.work", "service.scheduler"),
     ("service.api",),
     ("service.app",),

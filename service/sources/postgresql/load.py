@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -108,8 +108,11 @@ async def load(
     connect: Callable[[], AbstractAsyncContextManager[Connection]],
     read: Callable[[StoredStream], AsyncGenerator[bytes, None]],
     workers: int,
+    only: Collection[tuple[str, str]] | None = None,
 ) -> None:
     """Copy the rows of every table in, over `workers` connections. `database` is its name in messages.
+
+    With `only`, the tables among small ones (schema, name) that are wanted; the others' rows are passed over.
 
     Raises StageFailed when a table gets another number of rows than were archived, SourceError, and what `read` does.
     """
@@ -118,13 +121,17 @@ async def load(
     async def work() -> None:
         async with connect() as connection:
             while waiting:
-                await _load_one(connection, database, waiting.pop(), read)
+                await _load_one(connection, database, waiting.pop(), read, only)
 
     await together(work() for _ in range(min(workers, len(waiting))))
 
 
 async def _load_one(
-    connection: Connection, database: str, job: Load, read: Callable[[StoredStream], AsyncGenerator[bytes, None]]
+    connection: Connection,
+    database: str,
+    job: Load,
+    read: Callable[[StoredStream], AsyncGenerator[bytes, None]],
+    only: Collection[tuple[str, str]] | None,
 ) -> None:
     with errors_as_source(f"loading rows into database {database!r}"):
         # no transaction block of the driver's: its own failing at the end would hide the reason
@@ -135,7 +142,7 @@ async def _load_one(
         for stream in job.streams:
             async with contextlib.aclosing(read(stream)) as pieces:
                 if stream.kind == SMALL_TABLES:
-                    await _copy_together(connection, database, stream, pieces)
+                    await _copy_together(connection, database, stream, pieces, only)
                 else:
                     schema, table = table_of(stream)
                     told = {"schema": schema, "table": table, **stream.details}
@@ -144,12 +151,20 @@ async def _load_one(
 
 
 async def _copy_together(
-    connection: Connection, database: str, stream: StoredStream, pieces: AsyncGenerator[bytes, None]
+    connection: Connection,
+    database: str,
+    stream: StoredStream,
+    pieces: AsyncGenerator[bytes, None],
+    only: Collection[tuple[str, str]] | None,
 ) -> None:
     cut = Cut(pieces)
     for told in stream.details["tables"]:
         async with contextlib.aclosing(cut.take(told["bytes"])) as rows:
-            await _copy_in(connection, database, told, rows, freeze=False)
+            if only is None or (told["schema"], told["table"]) in only:
+                await _copy_in(connection, database, told, rows, freeze=False)
+            else:
+                async for _ in rows:
+                    pass
     if await cut.ended():
         return
     raise StageFailed(f"the archive holds more rows of small tables of database {database!r} than it tells of")

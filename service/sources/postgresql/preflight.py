@@ -42,7 +42,7 @@ async def plan(settings: PostgresqlSettings, stored: StoredSource, reader: Strea
                 obstacles += await _prepared(connection, set(replaced))
                 obstacles += await _replication(connection, set(replaced))
                 obstacles += await live_connections(connection, settings, replaced)
-                obstacles += _space(server, sum(database["bytes"] for database in wanted))
+                obstacles += space(server, sum(database["bytes"] for database in wanted))
                 about_roles = []
                 if reader is not None:
                     cluster = await globals_of(stored, reader)
@@ -237,7 +237,7 @@ async def _replication(connection: Connection, replaced: set[str]) -> list[Obsta
     ]
 
 
-def _space(server: dict[str, Any], archived_bytes: int) -> list[Obstacle]:
+def space(server: dict[str, Any], archived_bytes: int) -> list[Obstacle]:
     """Compare free space with need, when the server's files are on this machine; a remote server cannot be asked."""
     directory = server["data_directory"]
     if not directory or not Path(directory).is_dir():

@@ -59,8 +59,8 @@ async def stage(
             for name in record["roles_created"]:
                 await connection.execute(f"CREATE ROLE {quote_identifier(name)} NOLOGIN")
             for database, entry in zip(databases, record["databases"], strict=True):
-                await _create(connection, database, entry["scratch"])
-                entry["scratch_oid"] = await _oid(connection, entry["scratch"])
+                await create_database(connection, database, entry["scratch"])
+                entry["scratch_oid"] = await oid_of(connection, entry["scratch"])
                 await save()
     directory = tools.client_directory(settings, server["server_version_num"])
     for database, entry in zip(databases, record["databases"], strict=True):
@@ -135,12 +135,14 @@ def beside(name: str, suffix: str) -> str:
     return cut + suffix
 
 
-async def _oid(connection: Connection, name: str) -> int:
+async def oid_of(connection: Connection, name: str) -> int:
+    """Return the OID of a database."""
     oid: int = await connection.fetchval("SELECT oid::bigint FROM pg_catalog.pg_database WHERE datname = $1", name)
     return oid
 
 
-async def _create(connection: Connection, database: dict[str, Any], scratch: str) -> None:
+async def create_database(connection: Connection, database: dict[str, Any], scratch: str) -> None:
+    """Make an empty database with the archived one's owner, encoding, locale and tablespace."""
     version = connection.get_server_version().major
     words = [
         f"CREATE DATABASE {quote_identifier(scratch)} TEMPLATE template0",
@@ -197,7 +199,8 @@ class _Build:
             async for piece in self._read(self._schemas[0]):
                 schema.write(piece)
             schema.flush()
-            await self._bare_template()
+            async with self._open("preparing an empty database") as connection:
+                await bare_template(connection, self._database)
             await self._definitions(schema, "pre-data")
             with self._progress.part("rows"):
                 await load(
@@ -230,14 +233,6 @@ class _Build:
             with errors_as_source(f"{doing} (database {self._database['name']!r})"):
                 yield connection
 
-    async def _bare_template(self) -> None:
-        """Drop what template0 has and the archived database had not: pg_dump does not say that it was dropped."""
-        async with self._open("preparing an empty database") as connection:
-            if "plpgsql" not in {extension["name"] for extension in self._database["extensions"]}:
-                await connection.execute("DROP EXTENSION IF EXISTS plpgsql")
-            if "public" not in self._database["schemas"]:
-                await connection.execute("DROP SCHEMA IF EXISTS public")
-
     async def _definitions(self, schema: IO[bytes], section: str) -> None:
         jobs = [f"--jobs={self._jobs}"] if section == "post-data" else []
         await tools.restore_file(
@@ -252,7 +247,7 @@ class _Build:
     async def _finish(self) -> None:
         """Do what needs all rows and indexes: sequences, materialized views, statistics; then compare."""
         async with self._open("finishing") as connection:
-            await self._set_sequences(connection)
+            await set_sequences(connection, self._database["sequences"])
             sampled = {
                 table: size.bytes * min(1.0, _SAMPLED_ROWS / max(size.rows, 1)) for table, size in self._tables.items()
             }
@@ -312,18 +307,27 @@ class _Build:
                 return
             waiting = list(failed)
 
-    async def _set_sequences(self, connection: Connection) -> None:
-        found = self._database["sequences"]
-        await connection.execute(
-            """SELECT pg_catalog.setval(pg_catalog.format('%I.%I', s.schema, s.name)::pg_catalog.regclass,
-                                        s.value, s.called)
-               FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bool[])
-                    AS s(schema, name, value, called)""",
-            [sequence["schema"] for sequence in found],
-            [sequence["name"] for sequence in found],
-            [sequence["value"] for sequence in found],
-            [sequence["called"] for sequence in found],
-        )
+
+async def bare_template(connection: Connection, database: dict[str, Any]) -> None:
+    """Drop what template0 has and the archived database had not: pg_dump does not say that it was dropped."""
+    if "plpgsql" not in {extension["name"] for extension in database["extensions"]}:
+        await connection.execute("DROP EXTENSION IF EXISTS plpgsql")
+    if "public" not in database["schemas"]:
+        await connection.execute("DROP SCHEMA IF EXISTS public")
+
+
+async def set_sequences(connection: Connection, found: Sequence[dict[str, Any]]) -> None:
+    """Set sequences to their archived values."""
+    await connection.execute(
+        """SELECT pg_catalog.setval(pg_catalog.format('%I.%I', s.schema, s.name)::pg_catalog.regclass,
+                                    s.value, s.called)
+           FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bool[])
+                AS s(schema, name, value, called)""",
+        [sequence["schema"] for sequence in found],
+        [sequence["name"] for sequence in found],
+        [sequence["value"] for sequence in found],
+        [sequence["called"] for sequence in found],
+    )
 
 
 def _comparable(facts: dict[str, Any], part: str) -> Any:

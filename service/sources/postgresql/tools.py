@@ -190,6 +190,15 @@ async def dump(
             yield piece
 
 
+async def entries(settings: PostgresqlSettings, directory: Path, file: IO[bytes]) -> list[str]:
+    """Return what is in an open file of pg_dump's, a line an entry, as `pg_restore --list` tells it."""
+    argv = ["--list", f"/proc/self/fd/{file.fileno()}"]
+    async with child(settings, directory / "pg_restore", argv, pass_fds=(file.fileno(),)) as process:
+        assert process.stdout is not None
+        told = await process.stdout.read()
+    return [line for line in told.decode(errors="surrogateescape").splitlines() if line and not line.startswith(";")]
+
+
 async def restore_file(
     settings: PostgresqlSettings,
     directory: Path,
@@ -197,16 +206,37 @@ async def restore_file(
     arguments: Sequence[str],
     *,
     file: IO[bytes],
+    only: Sequence[str] | None = None,
     options: Mapping[str, str],
 ) -> None:
-    """Run pg_restore on an open file, into `database`. Raises SourceError with its last words on any SQL error."""
+    """Run pg_restore on an open file, into `database`. Raises SourceError with its last words on any SQL error.
+
+    `only` are lines of `entries`: nothing else is restored then.
+    """
+    if only is not None:
+        text = "".join(f"{line}\n" for line in only).encode(errors="surrogateescape")
+        with anonymous_file("entries", text) as chosen:
+            more = [f"--use-list=/proc/self/fd/{chosen.fileno()}", *arguments]
+            return await _restore_file(settings, directory, database, more, [file, chosen], options)
+    return await _restore_file(settings, directory, database, arguments, [file], options)
+
+
+async def _restore_file(
+    settings: PostgresqlSettings,
+    directory: Path,
+    database: str,
+    arguments: Sequence[str],
+    files: Sequence[IO[bytes]],
+    options: Mapping[str, str],
+) -> None:
     argv = [
         f"--dbname={conninfo(settings, database)}",
         "--exit-on-error",
         *arguments,
-        f"/proc/self/fd/{file.fileno()}",
+        f"/proc/self/fd/{files[0].fileno()}",
     ]
-    async with child(settings, directory / "pg_restore", argv, pass_fds=(file.fileno(),), options=options) as process:
+    fds = [file.fileno() for file in files]
+    async with child(settings, directory / "pg_restore", argv, pass_fds=fds, options=options) as process:
         assert process.stdout is not None
         await process.stdout.read()
 
