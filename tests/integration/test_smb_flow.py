@@ -31,8 +31,8 @@ async def pieces() -> AsyncIterator[bytes]:
         yield CONTENT[start : start + 3_000_000]
 
 
-async def read(target: StorageBackend, **given: int) -> bytes:
-    async with aclosing(target.get("object", **given)) as data:
+async def read(target: StorageBackend, *, offset: int = 0, length: int | None = None) -> bytes:
+    async with aclosing(target.get("object", offset=offset, length=length)) as data:
         return b"".join([piece async for piece in data])
 
 
