@@ -82,20 +82,22 @@ class Lane:
             async with aclosing(pieces), aclosing(split(pieces, self._buffers)) as parts:
                 async for chunk in parts:
                     if job is not None:
-                        entry = await finished(job)
-                        await self._outlet.put(entry)
+                        await self._deliver(job)
                     work = partial(self._seal, stream, chunk, cipher, digest)
                     job = done_here(work) if len(chunk.raw) <= SMALL_BYTES else self._threads.start(work)
                     chunks += 1
                     total += len(chunk.raw)
                     count(len(chunk.raw))
             if job is not None:
-                entry = await finished(job)
-                await self._outlet.put(entry)
+                await self._deliver(job)
         finally:
             if job is not None:
                 await settled(job)
         return Carried(chunks, total, digest.hexdigest())
+
+    async def _deliver(self, job: asyncio.Future[FileEntry]) -> None:
+        entry = await finished(job)
+        await self._outlet.put(entry)  # and keep no hold of it: the target lets go of it when it is written
 
     def _seal(self, stream: int, chunk: Chunk, cipher: StreamCipher | None, digest: hashlib._Hash) -> FileEntry:
         digest.update(chunk.raw)
@@ -107,6 +109,7 @@ class Lane:
         blob = bytearray(start + size)
         content = memoryview(blob)[start:]
         cipher.seal(chunk.index, body, into=content, last=chunk.last)
+        del body
         crc = crc32(content)
         memoryview(blob)[:start] = local_header(name, size=size, crc32=crc)
         return FileEntry(name, size, crc, blob)

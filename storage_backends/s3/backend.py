@@ -4,9 +4,9 @@ Promise: the contract of `StorageBackend`. `put` returns when the endpoint has a
 it, ours and of the right size; how durable that is, is the endpoint's matter. That nothing is replaced holds by the
 endpoint's conditional writes, or by claims where it has none: `exclusive` tells how, and what is best effort.
 
-Memory: of each `put`, (`parts_in_flight` + 1) x `part_bytes` at most, that is 80 MiB by default, and one piece of the
-data. Parts that have grown (beyond 12.5 GiB with parts of 16 MiB) take the same room in smaller number, and two of
-them at least. Data is never copied to be joined.
+Memory: of each `put`, `in_flight_bytes` (40 MiB) of parts that are sent, one part that is gathered (8 MiB; 16 MiB from
+20 GiB on), and one piece of the data. Beyond 74 GiB parts grow until two of them are more: 64 MiB each at 87 GiB,
+256 MiB at 162 GiB. Data is copied only where a piece is cut, never to be joined.
 
 A key is an object directly below the prefix. What lies deeper, or has a name that is no key, is somebody else's.
 """

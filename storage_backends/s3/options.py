@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from storage_backends.base import InvalidUrl
-from storage_backends.s3.parts import LARGEST_PART_OF_S3, MIB, MOST_PARTS, SMALLEST_PART, PartSizes
+from storage_backends.s3.parts import EQUAL_BYTES, FIRST_BYTES, LARGEST_PART, MIB, MOST_PARTS, SMALLEST_PART, PartSizes
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[^/\x00-\x1f\x7f]+")
@@ -31,6 +31,7 @@ _OF_CLIENT = {
 _STYLES = ("auto", "path", "virtual")
 _LOCK_MODES = ("GOVERNANCE", "COMPLIANCE")
 _ENCRYPTIONS = ("AES256", "aws:kms")
+IN_FLIGHT_BYTES = 40 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,8 @@ class S3Options:
     profile: str | None = None
     addressing_style: str = "auto"
     sizes: PartSizes = field(default_factory=PartSizes)
-    parts_in_flight: int = 4
+    in_flight_bytes: int = IN_FLIGHT_BYTES
+    """Of the parts that are sent at once; one that is larger is sent alone."""
     timeout: float = 60.0
     retry_seconds: float = 60.0
     lock_mode: str | None = None
@@ -91,6 +93,8 @@ def parse_options(path: str, given: Mapping[str, Any]) -> S3Options:
         if value is not None:
             client[of_client] = value
     _check_client(client)
+    sizes = _sizes(taker, str(client.get("endpoint_url") or ""))
+    in_flight = taker.number("parts_in_flight", 1, 64, whole=True)
     options = S3Options(
         bucket=bucket,
         prefix=prefix,
@@ -99,8 +103,8 @@ def parse_options(path: str, given: Mapping[str, Any]) -> S3Options:
         anonymous=taker.flag("anon") or False,
         profile=taker.text("profile"),
         addressing_style=taker.choice("addressing_style", _STYLES) or "auto",
-        sizes=_sizes(taker, str(client.get("endpoint_url") or "")),
-        parts_in_flight=int(taker.number("parts_in_flight", 1, 64, whole=True) or 4),
+        sizes=sizes,
+        in_flight_bytes=sizes.first_bytes * in_flight if in_flight else IN_FLIGHT_BYTES,
         timeout=taker.number("timeout", 0.1, 3600) or 60.0,
         retry_seconds=taker.number("retry_seconds", 0, 86400, default=60.0),
         lock_mode=taker.choice("object_lock_mode", _LOCK_MODES),
@@ -165,11 +169,14 @@ def _check_verify(client: Mapping[str, Any]) -> None:
 def _sizes(taker: _Taker, endpoint: str) -> PartSizes:
     host = (urlsplit(endpoint).hostname or "").lower()
     equal = taker.flag("equal_parts")
+    if equal is None:
+        equal = host.endswith(".r2.cloudflarestorage.com")
     most = taker.number("max_parts", 1, MOST_PARTS, whole=True)
+    first = taker.number("part_bytes", SMALLEST_PART, LARGEST_PART, whole=True)
     return PartSizes(
-        first_bytes=int(taker.number("part_bytes", SMALLEST_PART, LARGEST_PART_OF_S3, whole=True) or 16 * MIB),
+        first_bytes=int(first or (EQUAL_BYTES if equal else FIRST_BYTES)),
         most=int(most or (1000 if host.endswith(".scw.cloud") else MOST_PARTS)),
-        equal=host.endswith(".r2.cloudflarestorage.com") if equal is None else equal,
+        equal=equal,
     )
 
 

@@ -1,4 +1,7 @@
-"""The pieces of an object, put together to parts without joining them."""
+"""The pieces of an object, put together to parts without joining them.
+
+A piece that belongs to two parts would be held by both, each for its own time. So of these the smaller side is copied.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,12 @@ async def split(data: AsyncIterable[bytes | bytearray], sizes: PartSizes) -> Asy
     async for piece in data:
         view = memoryview(piece)
         while len(view) > size - held:
-            pieces.append(view[: size - held])
-            view = view[size - held :]
+            ours, view = view[: size - held], view[size - held :]
+            if len(ours) < len(view):
+                ours = memoryview(bytes(ours))
+            else:
+                view = memoryview(bytes(view))
+            pieces.append(ours)
             yield Part(number, PartBody(pieces), last=False)
             if number == sizes.most:
                 raise TargetFull(

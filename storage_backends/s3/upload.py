@@ -56,7 +56,7 @@ class Upload:
     async def send(self, data: AsyncIterable[bytes | bytearray]) -> None:
         """Pull `data` to its end. What fits one part is kept for `publish`; the rest is sent as parts."""
         options = self._connection.options
-        room = Room(options.parts_in_flight * options.sizes.first_bytes)
+        room = Room(options.in_flight_bytes)
         failure: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as sending, aclosing(split(data, options.sizes)) as parts:
@@ -70,6 +70,7 @@ class Upload:
                     crc = await self._digested(part)
                     await room.take(len(part.body))
                     sending.create_task(self._send_part(part, crc, room))
+                    del part  # whose bytes are to go when they are sent, not when the next ones have come
         except BaseExceptionGroup as group:
             failure = group.exceptions[0]  # the first to fail; the others were cancelled because of it
         if failure is not None:

@@ -72,8 +72,8 @@ def test_options_of_s3fs_reach_the_client() -> None:
 
 def test_own_options_have_their_defaults() -> None:
     options = opened("s3://bucket")
-    assert (options.sizes.first_bytes, options.sizes.most, options.sizes.equal) == (16 * MIB, 10_000, False)
-    assert (options.parts_in_flight, options.timeout, options.retry_seconds) == (4, 60.0, 60.0)
+    assert (options.sizes.first_bytes, options.sizes.most, options.sizes.equal) == (8 * MIB, 10_000, False)
+    assert (options.in_flight_bytes, options.timeout, options.retry_seconds) == (40 * MIB, 60.0, 60.0)
     assert options.lock_period is None
 
 
@@ -89,7 +89,7 @@ def test_own_options_are_taken(tmp_path: Path) -> None:
     )  # fmt: skip
     assert options.client == {"region_name": "eu-west-1", "verify": str(tmp_path)}
     assert (options.sizes.first_bytes, options.sizes.most, options.sizes.equal) == (64 * MIB, 1000, True)
-    assert (options.parts_in_flight, options.timeout, options.retry_seconds) == (2, 5, 0)
+    assert (options.in_flight_bytes, options.timeout, options.retry_seconds) == (128 * MIB, 5, 0)
     assert (options.lock_mode, options.lock_period) == ("COMPLIANCE", timedelta(days=30))
     assert (options.encryption, options.kms_key_id, options.profile) == ("aws:kms", "alias/backup", "backup")
 

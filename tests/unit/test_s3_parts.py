@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from storage_backends import TargetFull
 from storage_backends.s3.body import SENT_AT_ONCE, PartBody, encoded_crc32
-from storage_backends.s3.parts import LARGEST_PART, LARGEST_PART_OF_S3, MIB, SMALLEST_PART, PartSizes
+from storage_backends.s3.parts import LARGEST_PART, MIB, SMALLEST_PART, PartSizes
 from storage_backends.s3.room import Room
 from storage_backends.s3.split import Part, split
 
@@ -33,19 +33,20 @@ def parts_of(size: int, sizes: PartSizes) -> list[int]:
 
 
 @pytest.mark.parametrize("size", [16 * MIB, 5 * GIB - 1, 5 * GIB, 5 * GIB + 1, 100 * GIB, TIB, 5 * TIB])
-@pytest.mark.parametrize("first", [SMALLEST_PART * 4, 16 * MIB, 64 * MIB, 1024 * MIB])
+@pytest.mark.parametrize("first", [SMALLEST_PART, 8 * MIB, 16 * MIB, 64 * MIB, 1024 * MIB])
 def test_an_object_of_up_to_5_tib_fits_and_keeps_the_rules_of_s3(size: int, first: int) -> None:
     parts = parts_of(size, PartSizes(first_bytes=first))
     assert sum(parts) == size
     assert len(parts) <= 10_000
-    assert all(SMALLEST_PART <= part <= LARGEST_PART_OF_S3 for part in parts[:-1])
-    assert parts[-1] <= LARGEST_PART_OF_S3
+    assert all(SMALLEST_PART <= part <= LARGEST_PART for part in parts[:-1])
+    assert parts[-1] <= LARGEST_PART
 
 
 def test_parts_stay_small_as_long_as_they_can() -> None:
-    assert set(parts_of(12 * GIB, PartSizes())) == {16 * MIB}
-    assert max(parts_of(100 * GIB, PartSizes())) == 128 * MIB
-    assert max(parts_of(5 * TIB, PartSizes())) == LARGEST_PART
+    assert set(parts_of(19 * GIB, PartSizes())) == {8 * MIB}
+    assert max(parts_of(74 * GIB, PartSizes())) == 16 * MIB
+    assert max(parts_of(100 * GIB, PartSizes())) == 64 * MIB
+    assert max(parts_of(TIB, PartSizes())) == 2 * GIB
 
 
 def test_parts_only_grow() -> None:
@@ -65,19 +66,18 @@ def test_equal_parts_are_equal_up_to_the_last_and_limit_the_object() -> None:
 
 def test_an_endpoint_with_few_parts_grows_them_sooner() -> None:
     sizes = PartSizes(most=1000)
-    assert sizes.size(80) == 16 * MIB
-    assert sizes.size(81) == 32 * MIB
+    assert [sizes.size(number) // MIB for number in (250, 251, 600, 601, 640, 641)] == [8, 16, 16, 32, 32, 64]
     assert sizes.capacity > 500 * GIB
 
 
-def test_a_first_part_beyond_the_largest_is_kept() -> None:
-    assert PartSizes(first_bytes=2 * GIB).size(10_000) == 2 * GIB
+def test_no_part_is_larger_than_s3_takes() -> None:
+    assert PartSizes(first_bytes=2 * GIB).size(10_000) == LARGEST_PART
 
 
-@given(first=st.integers(SMALLEST_PART, LARGEST_PART_OF_S3), most=st.integers(1, 10_000), equal=st.booleans())
+@given(first=st.integers(SMALLEST_PART, LARGEST_PART), most=st.integers(1, 10_000), equal=st.booleans())
 def test_any_setting_gives_sizes_that_s3_takes(first: int, most: int, *, equal: bool) -> None:
     sizes = PartSizes(first_bytes=first, most=most, equal=equal)
-    assert first == sizes.size(1) <= sizes.size(most) <= LARGEST_PART_OF_S3
+    assert first == sizes.size(1) <= sizes.size(most) <= LARGEST_PART
 
 
 def cut(pieces: Iterable[bytes | bytearray], sizes: PartSizes) -> list[Part]:
@@ -106,10 +106,15 @@ def test_pieces_of_any_size_become_parts_of_the_right_sizes(pieces: list[bytes],
     assert [part.number for part in parts] == list(range(1, len(parts) + 1))
 
 
-def test_pieces_are_not_copied_to_make_parts() -> None:
-    piece = bytes(100)
-    (first, second) = cut([piece], PartSizes(first_bytes=60))
-    assert all(view.obj is piece for part in (first, second) for view in part.body._views)
+@pytest.mark.parametrize(("size", "holder"), [(60, 0), (40, 1)])
+def test_only_the_smaller_side_of_a_piece_that_is_cut_is_copied(size: int, holder: int) -> None:
+    """Both would hold all of it otherwise, and a part in flight would take more than its own bytes."""
+    before, piece = bytes(10), bytes(100)
+    parts = cut([before, piece], PartSizes(first_bytes=10 + size, most=2))
+    held = [{id(view.obj) for view in part.body._views if view.obj in (before, piece)} for part in parts]
+    expected: list[set[int]] = [{id(before)}, set()]
+    expected[holder].add(id(piece))
+    assert held == expected
 
 
 @given(pieces=st.lists(st.binary(max_size=2 * SENT_AT_ONCE), max_size=4), reads=st.lists(st.integers(-1, 700_000)))
