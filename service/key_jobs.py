@@ -19,7 +19,7 @@ class KeysNotChanged(ServiceError):
     code = "SEAL_KEYS_NOT_CHANGED"
 
 
-async def change_keys(config: Config, params: dict[str, Any], *, ledger: Ledger, progress: Progress) -> Result:
+async def change_keys(config: Config, params: dict[str, Any], progress: Progress, *, ledger: Ledger) -> Result:
     """Do what a job's parameters say; the result tells what became of each archive. Raises Partial when some failed."""
     one = config.at(params["target"]) if params.get("target") else config
     name = params.get("archive")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from service.config import Config
+from service.config import Config, ConfigFile
 from service.errors import ConfigError, SealError
 from service.recovery import RecoveryKey
 from service.recovery_choice import recovery_choice
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from service.sealing.tpm import TpmGate, TpmPin, TpmRecipient, TpmSigner
 
 log = logging.getLogger(__name__)
+
+TRUSTED_FILE = "tpm-pin.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ async def sealer(config: Config) -> Sealer | None:
     return Sealer((chip, *recovery), fingerprint, kinds, asks_for_pin=chip.asks_for_pin)
 
 
-async def this_tpm(config: Config) -> tuple[TpmRecipient, str]:
+async def this_tpm(config: ConfigFile) -> tuple[TpmRecipient, str]:
     """Return this machine's TPM, pinned when it is seen for the first time, and its fingerprint. Raises SealError."""
     import service.sealing.tpm as tpm  # noqa: PLC0415, PLR0402 - a heavy library
 
@@ -67,7 +70,7 @@ def age_recipients(recipients: Sequence[str], *, protected: str | None = None) -
     return [AgeRecipient(recipient, protected=protected) for recipient in recipients]
 
 
-async def signer(config: Config) -> TpmSigner | None:
+async def signer(config: ConfigFile) -> TpmSigner | None:
     """Return what signs for this machine; None when sealing is off. The first time, its key is made in the TPM.
 
     Raises TpmChanged, TpmUnavailable, SealError. No archive depends on a signature, so a backup goes on without one.
@@ -134,7 +137,7 @@ def recovery_identities(recovery: RecoveryKey | None) -> list[Identity]:
     return [AgeIdentity(recovery)]
 
 
-async def pinned_tpm(config: Config) -> tuple[TpmGate, TpmPin]:
+async def pinned_tpm(config: ConfigFile) -> tuple[TpmGate, TpmPin]:
     """Return the way to the TPM and which one is trusted; the first time, this machine's TPM is pinned.
 
     Raises ConfigError when sealing is off, TpmUnavailable, SealError.
@@ -147,16 +150,37 @@ async def pinned_tpm(config: Config) -> tuple[TpmGate, TpmPin]:
     return gate, await _pinned(config, gate)
 
 
-def _gate(config: Config) -> TpmGate:
+async def look_at_tpm(config: ConfigFile) -> tuple[TpmPin | None, TpmPin]:
+    """Return the TPM that is pinned, None when there is none yet, and the one that is there. Raises SealError."""
+    import service.sealing.tpm as tpm  # noqa: PLC0415, PLR0402 - a heavy library
+
+    return tpm.load_pin(config.state_dir / TRUSTED_FILE), await tpm.read_pin(_gate(config))
+
+
+async def try_tpm(config: ConfigFile, pin: TpmPin) -> None:
+    """Have a TPM seal and open a key that is of no use. Raises SealError."""
+    import service.sealing.tpm as tpm  # noqa: PLC0415, PLR0402 - a heavy library
+
+    await tpm.TpmRecipient(_gate(config), pin).wrap(os.urandom(32), os.urandom(16))
+
+
+def pin_tpm(config: ConfigFile, pin: TpmPin) -> None:
+    """Trust this TPM from now on, in place of another one. Raises SealError."""
+    import service.sealing.tpm as tpm  # noqa: PLC0415, PLR0402 - a heavy library
+
+    tpm.save_pin(config.state_dir / TRUSTED_FILE, pin)
+
+
+def _gate(config: ConfigFile) -> TpmGate:
     import service.sealing.tpm as tpm  # noqa: PLC0415, PLR0402 - a heavy library
 
     return tpm.TpmGate(config.sealing.tcti, owner_auth=config.sealing.owner_auth())
 
 
-async def _pinned(config: Config, gate: TpmGate) -> TpmPin:
+async def _pinned(config: ConfigFile, gate: TpmGate) -> TpmPin:
     import service.sealing.tpm as tpm  # noqa: PLC0415, PLR0402 - a heavy library
 
-    path = config.state_dir / "tpm-pin.json"
+    path = config.state_dir / TRUSTED_FILE
     pin = tpm.load_pin(path)
     if pin is None:
         pin = await tpm.read_pin(gate)

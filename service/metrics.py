@@ -71,6 +71,9 @@ class Metrics:
             "last_backup_stage_duration_seconds", "How long each stage of the last successful backup took.", ("stage",)
         )
         self._next_run = self._gauge("next_run_timestamp_seconds", "When the next backup is due, 0 for never.")
+        self._no_recovery = self._gauge(
+            "recovery_missing", "1 when archives open on this TPM only: its loss is the loss of all backups. Else 0."
+        )
         self._schedule = self._gauge("schedule_enabled", "1 when backups are made by a schedule, else 0.")
 
     def _define_surroundings(self) -> None:
@@ -131,6 +134,10 @@ class Metrics:
         self._newest.labels(target).set(newest.timestamp() if newest else 0)
         self._newest_restorable.labels(target).set(newest_restorable.timestamp() if newest_restorable else 0)
         self._bytes.labels(target).set(total_bytes)
+
+    def recovery_missing(self, missing: bool) -> None:
+        """Note whether archives are sealed without a recovery key."""
+        self._no_recovery.set(missing)
 
     def keep_targets(self, targets: Collection[str]) -> None:
         """Forget the targets that are no longer configured."""

@@ -64,6 +64,16 @@ def recovery_choice(config: ConfigFile) -> RecoveryChoice:
     return RecoveryChoice(tuple(chosen.recipients), chosen.protected, decided=True)
 
 
+def without_recovery(config: ConfigFile) -> bool:
+    """Tell whether archives are sealed for this TPM alone; true also when what was chosen cannot be read."""
+    if config.sealing.mode == "off":
+        return False
+    try:
+        return not recovery_choice(config).recipients
+    except SealError:
+        return True
+
+
 def save_choice(state_dir: Path, chosen: ChosenRecovery) -> None:
     """Remember what was chosen; durable when this returns. Raises SealError, ConfigError."""
     try:

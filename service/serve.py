@@ -26,6 +26,7 @@ from service.ledger import PROVEN, Evidence
 from service.metrics import Metrics
 from service.notify import Notifier
 from service.progress import Progress
+from service.recovery_choice import without_recovery
 from service.restore import recover
 from service.rpc.peers import AllowedNames, AllowedUsers
 from service.rpc.server import RpcServer
@@ -247,6 +248,7 @@ class _Service:
         metrics, next_run = self.metrics, self.app.scheduler.next_run()
         metrics.next_run(next_run)
         metrics.schedule_enabled(next_run is not None)
+        metrics.recovery_missing(without_recovery(self.app.file))
         try:
             config = self.app.config()
         except ConfigError:

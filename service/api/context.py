@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from service.announcer import Announcer
 from service.api import params as p
+from service.api.registry import Params
 from service.api.views import (
     Pending,
 )
@@ -92,7 +93,15 @@ def waiting_restore(file: ConfigFile) -> Pending | None:
 
 def _secrets(params: p.Mutation) -> set[str]:
     """Return the parameters that are never remembered."""
-    return {name for name, value in params if isinstance(value, SecretStr)}
+    return {name for name, value in params if _holds_secret(value)}
+
+
+def _holds_secret(value: object) -> bool:
+    if isinstance(value, list):
+        return any(map(_holds_secret, value))
+    if isinstance(value, Params):
+        return any(_holds_secret(member) for _, member in value)
+    return isinstance(value, SecretStr)
 
 
 def _request(name: str, params: p.Mutation) -> Request | None:

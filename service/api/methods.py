@@ -10,6 +10,7 @@ from service.api.context import Context, Family
 from service.api.jobs import JobMethods
 from service.api.keys import KeyMethods
 from service.api.planning import Planning
+from service.api.provisioning import ProvisionMethods
 from service.api.registry import Method, methods_of
 from service.api.resetting import ResetMethods
 from service.api.restore_pin import PinMethods
@@ -23,6 +24,7 @@ FAMILIES: tuple[type[Family], ...] = (
     JobMethods,
     ArchiveMethods,
     KeyMethods,
+    ProvisionMethods,
     RestoreMethods,
     ResetMethods,
     Planning,

@@ -67,6 +67,10 @@ _OTHER_EVENTS: dict[str, tuple[str, dict[str, Any]]] = {
         "The clock was set, or the machine was off; pruning by age waits for a day.",
         _object(**{"from": {"type": ["string", "null"]}, "to": _TIME}),
     ),
+    "provisioned": (
+        "Sealing was set up: the TPM that is trusted, and whom archives are sealed for beside it.",
+        _object(tpm=_TEXT, recipients={"type": "array", "items": _TEXT}),
+    ),
     "archive.held": ("An archive was put on hold.", _object(archive=_TEXT, reason=_TEXT)),
     "pin.changed": (
         "The restore PIN was set, changed or removed; `what` says which.",

@@ -11,6 +11,7 @@ from service.api.registry import method
 from service.api.views import (
     EventPage,
     JobView,
+    RecoveryInfo,
     SystemInfo,
 )
 from service.doctor import examine
@@ -44,6 +45,7 @@ class System(Family):
             ),
             clock_doubted_since=self.context.scheduler.guard.doubted_since,
             restore=waiting_restore(self.context.file()),
+            recovery=RecoveryInfo.of(file),
         )
 
     @method("system.doctor", admin=True)

@@ -9,9 +9,12 @@ from typing import Any, Self
 
 from service.archive.parts import Footer, Header, Manifest
 from service.catalog import CatalogEntry
+from service.config import ConfigFile
+from service.errors import SealError
 from service.job import Job
 from service.jobs import Jobs
 from service.prune import PruneResult
+from service.recovery_choice import recovery_choice
 from storage_backends.base import ObjectInfo
 
 
@@ -40,6 +43,31 @@ class Pending:
     sources: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class RecoveryInfo:
+    """The recovery keys that new archives are sealed for. `warning` says what is at stake without one."""
+
+    recipients: list[str]
+    passphrase: bool
+    """Whether the key is a passphrase."""
+    decided: bool
+    fixed: bool
+    """Whether the configuration file says so."""
+    warning: str | None
+
+    @classmethod
+    def of(cls, file: ConfigFile) -> Self | None:
+        """Return what is in force; a choice that cannot be read is a warning."""
+        if file.sealing.mode == "off":
+            return None
+        try:
+            choice = recovery_choice(file)
+        except SealError as error:
+            return cls([], passphrase=False, decided=False, fixed=False, warning=str(error))
+        protected = choice.protected is not None
+        return cls([*choice.recipients], protected, choice.decided, choice.fixed, choice.warning)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemInfo:
     """What service this is and how it stands. `not_ready` says why it takes no jobs; null when it does."""
@@ -60,6 +88,8 @@ class SystemInfo:
     clock_doubted_since: datetime | None
     restore: Pending | None
     """The restore that keeps the state before it."""
+    recovery: RecoveryInfo | None
+    """Who opens archives beside this TPM; null when sealing is off."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from service.cli import (
     failures,
     keeping,
     keys,
+    provisioning,
     recovering,
     resetting,
     restore_pin,
@@ -89,6 +90,7 @@ for command in (
     keeping.copy,
     keys.key,
     keys.prepare_firmware_update,
+    provisioning.provision,
     system_backup.settings,
     system_backup.test_target,
 ):

@@ -37,6 +37,8 @@ def status(shared: Shared) -> None:
         rows.append(
             ("restore", f"{waiting['archive']} of {render.at_utc(waiting['started'])} waits for commit or rollback")
         )
+    if info["recovery"] and info["recovery"]["warning"]:
+        rows.append(("WARNING", info["recovery"]["warning"]))
     if info["active"]:
         rows.append(("running", f"{info['active']['kind']} {info['active']['id']}"))
     if info["waiting"]:

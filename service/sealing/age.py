@@ -111,6 +111,10 @@ class AgeIdentity:
         """Return the data key. Raises WrongRecoveryKey, DamagedSlot, PluginFailed."""
         return await run_in_thread(self._open, parse_slot(slot))
 
+    def opened(self, file: str) -> bytes:
+        """Return what any armored age file for this key holds. Blocks; raises as `unwrap`."""
+        return decrypt(file, self._candidates(AgeSlot(file=file)))
+
     def _open(self, slot: AgeSlot) -> bytes:
         if any(kind == "scrypt" for kind, *_ in stanzas(slot.file)):
             data_key = self._by_passphrase(slot.file)

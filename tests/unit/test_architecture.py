@@ -31,6 +31,7 @@ LAYERS: list[tuple[str, ...]] = [
         "service.state_directory",
         "service.job",
         "service.opening",
+        "service.recovery_kit",
         "service.ledger",
         "service.events",
         "service.client",
@@ -72,7 +73,7 @@ LAYERS: list[tuple[str, ...]] = [
     ),
     ("service.catalog", "service.exclusive"),
     ("service.targets",),
-    ("service.key_slots",),
+    ("service.key_slots", "service.provisioning"),
     (
         "service.backup",
         "service.prune",

@@ -41,7 +41,15 @@ def test_every_method_says_what_it_does_and_refuses_unknown_parameters() -> None
 
 
 def test_whatever_changes_something_is_for_admins_and_can_be_repeated() -> None:
-    looking = {"key.prove", "restore.plan", "system.doctor", "target.test", "job.cancel"}
+    looking = {
+        "key.prove",
+        "provision.begin",
+        "provision.status",
+        "restore.plan",
+        "system.doctor",
+        "target.test",
+        "job.cancel",
+    }
     for name, found in methods_of(*FAMILIES).items():
         mutates = "idempotency_key" in found.params.model_fields
         assert found.admin == (mutates or name in looking), name
