@@ -76,10 +76,11 @@ async def role_items(
     me = await connection.fetchval("SELECT current_user::text")
     present = roles.names(current)
     items = []
-    changes = roles.changes(wanted, current) if stored.whole or not stored.facts["databases"] else {}
+    every = stored.whole or not stored.facts["databases"]
+    changes = roles.changes(wanted, current) if every else {}
     for name in sorted(roles.names(wanted)):
         if name not in present:
-            items.append(PlanItem(f"role {name}", "create", "" if stored.whole else "if a restored database needs it"))
+            items.append(PlanItem(f"role {name}", "create", "" if every else "if a restored database needs it"))
         elif name == me and name in changes:
             items.append(PlanItem(f"role {name}", "keep", "the restore connects as it: its attributes stay"))
         elif name in changes:
