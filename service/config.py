@@ -1,6 +1,6 @@
 """The configuration: one YAML file, checked in full before anything is done.
 
-    server, sealing, compression, state_dir, sources, restore, service see docs/CONFIGURATION.md
+    server, sealing, compression, state_dir, sources, restore, reset, service see docs/CONFIGURATION.md
     enabled, target, schedule, retention                               the System Backup settings
 
 The System Backup settings may be left out of the file: they can then be changed while the service runs, and live in
@@ -24,8 +24,8 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from service import strict_yaml
 from service.config_monitoring import DeadManSettings, HttpSettings, LogSettings, NotificationSettings
 from service.config_problems import describe
-from service.config_restore import RestoreSettings
-from service.config_sources import AnySource, SourceSettings
+from service.config_restore import ResetSettings, RestoreSettings
+from service.config_sources import AnySource, SourceSettings, TreeSettings
 from service.config_types import AbsolutePath, Recipient, Settings, SignerFingerprint, Word
 from service.errors import ConfigError
 from service.object_lock import with_lock
@@ -224,6 +224,8 @@ class ConfigFile(SystemBackup):
     """What is backed up; each item has a `type`."""
     restore: RestoreSettings = RestoreSettings()
     """What a restore does around the exchange."""
+    reset: ResetSettings = ResetSettings()
+    """What a reset to the baseline leaves as it is."""
     service: ServiceSettings = ServiceSettings()
     """The long-running service."""
     http: HttpSettings = HttpSettings()
@@ -235,12 +237,27 @@ class ConfigFile(SystemBackup):
     dead_man: DeadManSettings | None = None
     """A ping that stops when backups stop."""
 
+    _read_from: Path | None = PrivateAttr(default=None)
+
     @model_validator(mode="after")
     def _unique_names(self) -> Self:
         twice = [name for name, count in Counter(source.name for source in self.sources).items() if count > 1]
         if twice:
             raise ValueError(f"sources: more than one is named {', '.join(twice)}; give each its own name")
         return self
+
+    @model_validator(mode="after")
+    def _kept_in_a_tree(self) -> Self:
+        trees = [f"{str(source.path).rstrip('/')}/" for source in self.sources if isinstance(source, TreeSettings)]
+        for pattern in self.reset.keep:
+            if pattern.startswith("/") and not any(pattern.startswith(tree) for tree in trees):
+                raise ValueError(f"reset.keep: {pattern} lies in no tree of `sources`, so a reset never touches it")
+        return self
+
+    @property
+    def read_from(self) -> Path | None:
+        """Return the file that this was read from; None when it was made otherwise."""
+        return self._read_from
 
     @property
     def fixed(self) -> frozenset[str]:
@@ -322,7 +339,9 @@ def complete(file: ConfigFile, stored: SystemBackup) -> Config:
             f"{twice[0][0]} is a target more than once", hint="Take it out of `copies`, or give another target."
         )
     values = {name: getattr(file, name) for name in ConfigFile.model_fields if name not in SYSTEM_BACKUP}
-    return Config(**values, **{name: getattr(system_backup, name) for name in SYSTEM_BACKUP})
+    config = Config(**values, **{name: getattr(system_backup, name) for name in SYSTEM_BACKUP})
+    config._read_from = file.read_from
+    return config
 
 
 def require_consistent(file: ConfigFile, stored: SystemBackup) -> None:
@@ -364,6 +383,7 @@ def read(path: Path | str | None = None) -> ConfigFile:
             describe(ConfigFile, exc, name=str(file), lines=lines),
             hint="See docs/CONFIGURATION.md, or `deviceon-backup config schema`.",
         ) from exc
+    config._read_from = file.absolute()
     if not config.sources:
         raise ConfigError(f"{file}: sources is empty, so nothing would be backed up", hint="Add at least one source.")
     return config

@@ -21,6 +21,7 @@ _SECTIONS = {
     "RestoreHooks": "restore.hooks",
     "HookSettings": "restore.hooks.stop and start",
     "HealthSettings": "restore.hooks.health",
+    "ResetSettings": "reset",
     "ServiceSettings": "service",
     "TlsSettings": "service.tls",
     "HttpSettings": "http",

@@ -82,6 +82,14 @@ class RestoreHooks(Settings):
         return self
 
 
+class ResetSettings(Settings):
+    """What `reset-to-default` leaves as it is, beside this service's own configuration, state and archives."""
+
+    keep: Annotated[list[Word], Field(max_length=1000)] = Field(default=[])
+    """What belongs to this installation in the configuration trees, such as licences and network settings: globs as in
+    a tree's `exclude`, relative to each tree, or with the tree's whole path in front."""
+
+
 class RestoreSettings(Settings):
     """How restores are carried out."""
 

@@ -31,6 +31,8 @@ class Selection:
     sources: tuple[str, ...] = ()
     databases: tuple[str, ...] = ()
     only: Kind | None = None
+    exactly: bool = False
+    """Whether databases that the archive does not have are to go, with the old state."""
 
     @classmethod
     def of_params(cls, params: Mapping[str, Any]) -> Self:
@@ -54,7 +56,7 @@ class Selection:
     def of(self, stored: Sequence[StoredSource]) -> list[StoredSource]:
         """Return what is wanted of an archive's sources, in the same order. Raises NotInArchive, ConfigError."""
         if self.everything:
-            return list(stored)
+            return [replace(source, exactly=self.exactly) for source in stored]
         if self.databases and self.only in ("config", "roles"):
             raise ConfigError(
                 f"databases are named, but only {self.only} wanted", hint="Say one of the two, or restore twice."

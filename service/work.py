@@ -23,6 +23,7 @@ from service.opening import Opening
 from service.pending_copies import PendingCopies
 from service.progress import Progress
 from service.prune import PruneResult, prune
+from service.reset import reset
 from service.restore import commit, restore, rollback
 from service.restore_table import restore_tables
 from service.selection import Selection
@@ -66,6 +67,7 @@ class Work:
             "baseline": self._baseline,
             "restore": self._restore,
             "tables": self._tables,
+            "reset": self._reset,
             "rollback": self._rollback,
             "commit": self._commit,
             "verify": self._verify,
@@ -141,6 +143,11 @@ class Work:
             progress=progress,
         )
         return asdict(done)
+
+    async def _reset(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
+        allow, remove_new = frozenset(params.get("allow", ())), params.get("remove_new_databases", False)
+        result = await reset(config, remove_new=remove_new, allow=allow, ledger=self._archives, progress=progress)
+        return asdict(result)
 
     async def _rollback(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
         return {"archive": await rollback(config, progress=progress), "rolled_back": True}

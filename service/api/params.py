@@ -239,6 +239,22 @@ class RestoreTables(Mutation, OfTarget, Opened):
     """Codes of obstacles to go ahead in spite of."""
 
 
+class ResetPlanOf(Opened):
+    """How far a reset would go."""
+
+    remove_new_databases: bool = False
+    """Whether databases that were made since the baseline go, with the old state."""
+
+
+class ResetStart(Mutation, Opened):
+    """How far the reset goes."""
+
+    remove_new_databases: bool = False
+    """Whether databases that were made since the baseline go, with the old state."""
+    allow: list[Annotated[str, Field(pattern=r"^[A-Z_]{1,64}$")]] = []
+    """Codes of obstacles to go ahead in spite of."""
+
+
 class SchedulePreview(Params):
     """How many runs to tell, of which schedule."""
 

@@ -74,6 +74,7 @@ for command in (
     restoring.rollback,
     restoring.commit,
     resetting.baseline,
+    resetting.reset_to_default,
     recovering.recover,
     restore_pin.pin,
     settings.config,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 JOBS: dict[str, JobKind] = {
     "backup.start": "backup",
     "baseline.take": "baseline",
+    "reset.start": "reset",
     "archive.verify": "verify",
     "archive.delete": "delete",
     "archive.copy": "copy",

@@ -14,6 +14,7 @@ from service.config import Config
 from service.config_sources import AnySource, PostgresqlSettings, SourceSettings, SqliteSettings, TreeSettings
 from service.errors import ConfigError
 from service.progress import Progress
+from service.sources.base import MADE_SINCE as MADE_SINCE
 from service.sources.base import Record, Restorer, Source, StoredSource, StreamReader
 from storage_backends import local_directory
 

@@ -122,6 +122,12 @@ class StoredSource:
     whole: bool = True
     """Whether all of it is wanted. Else `facts` and `streams` are of what is, and what its parts share with others
     stays as it is on the server."""
+    exactly: bool = False
+    """Whether what the source selects and the archive does not have is to go, with the old state."""
+
+
+MADE_SINCE = "not in this archive, although the source selects it"
+"""The note of a plan's item for what was made since the archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +136,7 @@ class PlanItem:
 
     what: str
     action: str
-    """`replace`, `create` or `keep`."""
+    """`replace`, `create`, `keep`; `remove`: goes with the old state at commit."""
     note: str = ""
 
 

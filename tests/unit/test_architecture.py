@@ -85,6 +85,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("service.baseline", "service.restore_estimate"),
     ("service.restore_plan",),
     ("service.extract", "service.restore", "service.doctor"),
+    ("service.reset",),
     ("service.settle", "service.jobs"),
     ("service.key_jobs",),
     ("service.restore_table",),

@@ -45,6 +45,7 @@ def test_whatever_changes_something_is_for_admins_and_can_be_repeated() -> None:
         "key.prove",
         "provision.begin",
         "provision.status",
+        "reset.plan",
         "restore.plan",
         "system.doctor",
         "target.test",

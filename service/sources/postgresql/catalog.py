@@ -160,6 +160,23 @@ def select(
     SourceError when nothing is, and when a plain name in `include` is no database: a misspelt or renamed one must not
     go unnoticed.
     """
+    chosen, left_out = matching(found, include, exclude)
+    names = {database["name"] for database in found}
+    absent = [name for name in include if name not in names and not set(name) & set("*?[")]
+    if absent or not chosen:
+        raise SourceError(
+            f"the server has no database {', '.join(absent)}"
+            if absent
+            else f"no database of the server matches include {list(include)} without exclude {list(exclude)}",
+            hint="Compare the names with those that `psql -l` shows, and correct include or exclude.",
+        )
+    return chosen, left_out
+
+
+def matching(
+    found: Sequence[dict[str, Any]], include: Sequence[str], exclude: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Return the databases that the patterns select, and those that match but are left out as {path, reason}."""
     chosen, left_out = [], []
     for database in found:
         name = database["name"]
@@ -171,15 +188,6 @@ def select(
             left_out.append({"path": name, "reason": reason})
         else:
             chosen.append(database)
-    names = {database["name"] for database in found}
-    absent = [name for name in include if name not in names and not set(name) & set("*?[")]
-    if absent or not chosen:
-        raise SourceError(
-            f"the server has no database {', '.join(absent)}"
-            if absent
-            else f"no database of the server matches include {list(include)} without exclude {list(exclude)}",
-            hint="Compare the names with those that `psql -l` shows, and correct include or exclude.",
-        )
     return chosen, left_out
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from service.config_sources import PostgresqlSettings
 from service.errors import Obstacle, SourceError
-from service.sources.base import PlanItem, SourcePlan, StoredSource, StreamReader
-from service.sources.postgresql import catalog, tools
+from service.sources.base import MADE_SINCE, PlanItem, SourcePlan, StoredSource, StreamReader
+from service.sources.postgresql import aside, catalog, tools
 from service.sources.postgresql.affected import globals_of, live_connections, role_items
 from service.sources.postgresql.connect import Connection, connection_to, errors_as_source
 from service.sources.postgresql.lock import lock_holder
@@ -39,9 +39,13 @@ async def plan(settings: PostgresqlSettings, stored: StoredSource, reader: Strea
                 for database in wanted:
                     obstacles += await _database(connection, database)
                     notes += await _collation_version(connection, database)
-                obstacles += await _prepared(connection, set(replaced))
-                obstacles += await _replication(connection, set(replaced))
-                obstacles += await live_connections(connection, settings, replaced)
+                names = {database["name"] for database in wanted}
+                new = aside.added(list(live.values()), names, settings) if stored.whole else []
+                gone = new if stored.exactly else []
+                moved = sorted({*replaced, *(database["name"] for database in gone)})
+                obstacles += await _prepared(connection, set(moved))
+                obstacles += await _replication(connection, set(moved))
+                obstacles += await live_connections(connection, settings, moved)
                 obstacles += space(server, sum(database["bytes"] for database in wanted))
                 about_roles = []
                 if reader is not None:
@@ -52,7 +56,13 @@ async def plan(settings: PostgresqlSettings, stored: StoredSource, reader: Strea
     items = [_item(database, live) for database in wanted]
     if not wanted:
         items.append(PlanItem(f"roles of {stored.name}", "replace", "those that the archive does not have stay"))
-    extra = sorted(set(live) - {database["name"] for database in wanted})
+    items += [
+        PlanItem(f"database {database['name']}", "remove", f"not in this archive; {database['bytes'] / 1e6:.0f} MB")
+        for database in gone
+    ]
+    if not stored.exactly:
+        items += [PlanItem(f"database {database['name']}", "keep", MADE_SINCE) for database in new]
+    extra = sorted(set(live) - names - {database["name"] for database in new})
     why = "not in this archive" if stored.whole else "not part of this restore"
     items += [PlanItem(f"database {name}", "keep", why) for name in extra]
     return SourcePlan(items + about_roles, obstacles, notes)

@@ -14,7 +14,7 @@ from service.config_sources import PostgresqlSettings
 from service.errors import StageFailed
 from service.progress import Progress
 from service.sources.base import Record, StoredSource, StoredStream, StreamReader
-from service.sources.postgresql import catalog, roles, tools
+from service.sources.postgresql import aside, catalog, roles, tools
 from service.sources.postgresql.affected import globals_of
 from service.sources.postgresql.connect import (
     Connection,
@@ -55,6 +55,8 @@ async def stage(
             cores = len(os.sched_getaffinity(0))
             jobs = at_once(settings, default=min(cores, 8), free=await catalog.free_connections(connection))
             await _journal(connection, record, databases, wanted, all_roles=stored.whole or not databases)
+            if stored.exactly:
+                await _set_aside(connection, settings, record)
             await save()
             for name in record["roles_created"]:
                 await connection.execute(f"CREATE ROLE {quote_identifier(name)} NOLOGIN")
@@ -105,6 +107,15 @@ async def _journal(
     record["all_roles"] = all_roles  # else roles that are there stay as they are, now and when this is undone
     record["globals_before"] = current if all_roles else NO_CHANGE
     record["globals_wanted"] = wanted if all_roles else NO_CHANGE
+
+
+async def _set_aside(connection: Connection, settings: PostgresqlSettings, record: Record) -> None:
+    """Write down which databases the swap takes away, since the archive does not have them."""
+    names = [entry["name"] for entry in record["databases"]]
+    record["aside"] = [
+        aside.entry(database, beside(database["name"], f"__old_{record['id']}_{index}"))
+        for index, database in enumerate(aside.added(await catalog.databases(connection), names, settings), len(names))
+    ]
 
 
 async def _only_needed_roles(

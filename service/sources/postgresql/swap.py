@@ -14,7 +14,7 @@ import asyncpg
 from service.config_sources import PostgresqlSettings
 from service.errors import SourceError, SwapFailed
 from service.sources.base import Record
-from service.sources.postgresql import roles
+from service.sources.postgresql import aside, roles
 from service.sources.postgresql.connect import Connection, connection_to, errors_as_source, quote_identifier
 from service.sources.postgresql.needed import drop_role
 
@@ -36,7 +36,8 @@ async def swap(settings: PostgresqlSettings, record: Record, save: Callable[[], 
         with errors_as_source("exchanging the databases"):
             role = await connection.fetchval("SELECT current_user::text")
             now = await _names(connection)
-            live = [now[entry["live_oid"]] for entry in entries if entry["live_oid"] in now]
+            leaving = aside.still_live(record, now)
+            live = [now[entry["live_oid"]] for entry in (*entries, *leaving) if entry["live_oid"] in now]
             await _close_to_sessions(connection, live)
             await _disconnect(connection, [*live, *(entry["scratch"] for entry in entries)])
             current = await roles.read_globals(connection, passwords=True)
@@ -46,6 +47,8 @@ async def swap(settings: PostgresqlSettings, record: Record, save: Callable[[], 
                         if entry["live_oid"] in now:
                             await _rename(connection, now[entry["live_oid"]], entry["old"])
                         await _rename(connection, entry["scratch"], entry["name"])
+                    for entry in leaving:
+                        await _rename(connection, entry["name"], entry["old"])
                     for statement in roles.statements(
                         record["globals_wanted"], current, keep=[role], everybody=record.get("all_roles", True)
                     ):
@@ -66,7 +69,8 @@ async def undo(settings: PostgresqlSettings, record: Record) -> None:
         with errors_as_source("undoing the restore of the databases"):
             now = await _names(connection)
             await _move_back(connection, record, now)
-            opened = [e["name"] for e in entries if e["live_oid"] in now and e["live_allowed_connections"]]
+            every = (*entries, *aside.still_live(record, now), *aside.away(record, now))
+            opened = [e["name"] for e in every if e["live_oid"] in now and e["live_allowed_connections"]]
             await _open_to_sessions(connection, opened)
             for entry in entries:
                 await connection.execute(f"DROP DATABASE IF EXISTS {quote_identifier(entry['scratch'])} WITH (FORCE)")
@@ -78,27 +82,30 @@ async def _move_back(connection: Connection, record: Record, now: dict[int, str]
     """Reverse the swap, if it happened, in one transaction with the roles' old state."""
     entries = record["databases"]
     swapped = [entry for entry in entries if now.get(entry["scratch_oid"]) == entry["name"]]
-    aside = [entry for entry in entries if now.get(entry["live_oid"]) == entry["old"]]
-    if not swapped and not aside and (entries or not record.get("exchanging")):
+    kept = [entry for entry in entries if now.get(entry["live_oid"]) == entry["old"]]
+    left = aside.away(record, now)
+    if not swapped and not kept and not left and (entries or not record.get("exchanging")):
         return
     for entry in swapped:
-        if entry["live_oid"] is not None and entry not in aside:
+        if entry["live_oid"] is not None and entry not in kept:
             raise SwapFailed(
                 f"the database {entry['old']!r} with the state before the restore is not there any more",
                 hint="There is nothing to return to. Run `deviceon-backup commit` to keep what was restored.",
             )
+    aside.require_free(left, now)
+    back = [*kept, *left]
     names = [entry["name"] for entry in swapped]
     await _close_to_sessions(connection, names)
     try:
-        await _disconnect(connection, [*names, *(entry["old"] for entry in aside)])
-        await _rename_back(connection, record, swapped, aside)
+        await _disconnect(connection, [*names, *(entry["old"] for entry in back)])
+        await _rename_back(connection, record, swapped, back)
     except BaseException:
         await _open_to_sessions(connection, names)
         raise
 
 
 async def _rename_back(
-    connection: Connection, record: Record, swapped: list[dict[str, Any]], aside: list[dict[str, Any]]
+    connection: Connection, record: Record, swapped: list[dict[str, Any]], kept: list[dict[str, Any]]
 ) -> None:
     before = record["globals_before"]
     role = await connection.fetchval("SELECT current_user::text")
@@ -108,7 +115,7 @@ async def _rename_back(
             await connection.execute(f"CREATE ROLE {quote_identifier(name)} NOLOGIN")
         for entry in swapped:
             await _rename(connection, entry["name"], entry["scratch"])
-        for entry in aside:
+        for entry in kept:
             await _rename(connection, entry["old"], entry["name"])
         for statement in roles.statements(
             before, current, keep=[role], forget=record["roles_created"], everybody=record.get("all_roles", True)
@@ -124,7 +131,9 @@ async def commit(settings: PostgresqlSettings, record: Record) -> None:
             _require_successors(record, now)
             for entry in record["databases"]:
                 if now.get(entry["live_oid"]) == entry["old"]:
-                    await connection.execute(f"DROP DATABASE {quote_identifier(entry['old'])} WITH (FORCE)")
+                    await _drop(connection, entry["old"])
+            for entry in aside.away(record, now):
+                await _drop(connection, entry["old"])
 
 
 async def confirm(settings: PostgresqlSettings, record: Record) -> None:
@@ -145,7 +154,7 @@ def _require_successors(record: Record, now: dict[int, str]) -> None:
 
 def _neutral(settings: PostgresqlSettings, record: Record) -> str:
     """A database to connect to that is not one of those renamed."""
-    renamed = {entry["name"] for entry in record["databases"]}
+    renamed = {entry["name"] for entry in (*record["databases"], *record.get("aside", ()))}
     for name in (settings.maintenance_database, "postgres", "template1"):
         if name not in renamed:
             return name
@@ -155,6 +164,10 @@ def _neutral(settings: PostgresqlSettings, record: Record) -> str:
 async def _names(connection: Connection) -> dict[int, str]:
     rows = await connection.fetch("SELECT oid::bigint, datname::text FROM pg_catalog.pg_database")
     return {row[0]: row[1] for row in rows}
+
+
+async def _drop(connection: Connection, name: str) -> None:
+    await connection.execute(f"DROP DATABASE {quote_identifier(name)} WITH (FORCE)")
 
 
 async def _rename(connection: Connection, old: str, new: str) -> None:
