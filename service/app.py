@@ -101,7 +101,7 @@ async def _assembled(file: ConfigFile, database: Database, clock: Callable[[], d
         app.jobs,
         values,
         announcer,
-        [Occasion("backup", lambda: _backup_schedule(app))],
+        [Occasion("backup", lambda: _backup_schedule(app)), Occasion("selftest", lambda: _selftest_schedule(app))],
         clock,
         seed=await _installation(values),
     )
@@ -128,6 +128,12 @@ async def _assembled(file: ConfigFile, database: Database, clock: Callable[[], d
 def _backup_schedule(app: App) -> ScheduleSettings | None:
     settings = app.file.system_backup(app.stored.value)
     return settings.schedule if settings.enabled else None
+
+
+def _selftest_schedule(app: App) -> ScheduleSettings | None:
+    sealing = app.file.sealing
+    has_target = app.file.system_backup(app.stored.value).target is not None
+    return sealing.self_test if sealing.mode == "tpm" and has_target else None
 
 
 async def _installation(values: Values) -> str:

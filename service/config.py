@@ -131,6 +131,10 @@ class SealingSettings(Settings):
     """Fingerprints (`KEY ...`) of other TPMs' signing keys whose archives may be restored with a recovery key; those of
     this machine are always trusted."""
 
+    self_test: ScheduleSettings | None = ScheduleSettings(frequency="daily", at="05:00", jitter=60)
+    """When the newest archive's key is opened as a restore would open it, so that a TPM that no longer does so is
+    noticed; written as `schedule` is. Daily at 05:00 UTC when left out; null: never."""
+
     def owner_auth(self) -> bytes | None:
         """Read the TPM's owner password. Raises ConfigError."""
         text = read_secret("owner password of the TPM", file=self.owner_auth_file)

@@ -25,6 +25,7 @@ JobKind = Literal[
     "drill",
     "prune",
     "delete",
+    "selftest",
     "settle",
 ]
 """`baseline` is a backup that is held for ever, `reset` returns to it. `tables` restores tables into a database

@@ -12,10 +12,10 @@ from service.config import Config, ConfigFile
 from service.errors import ConfigError, SealError
 from service.recovery import RecoveryKey
 from service.recovery_choice import recovery_choice
-from service.sealing.slots import Identity, KeySlot, Recipient
+from service.sealing.slots import Identity, KeySlot, Recipient, no_key
 
 if TYPE_CHECKING:
-    from service.sealing.tpm import TpmGate, TpmPin, TpmRecipient, TpmSigner
+    from service.sealing.tpm import TpmGate, TpmIdentity, TpmPin, TpmRecipient, TpmSigner
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +117,29 @@ def identities(config: Config) -> list[Identity]:
 
     A TPM that is absent shows when it is first asked. Raises BadRecoveryKey.
     """
+    return [_chip(config), *recovery_identities(config.opening.recovery)]
+
+
+async def try_without_pin(config: Config, slots: Sequence[KeySlot], archive_id: bytes) -> None:
+    """Do all that opening an archive with a restore PIN takes but for the last step, which needs the PIN.
+
+    Raises SealError when none of the slots gets so far on this machine's TPM.
+    """
+    chip = _chip(config)
+    reasons: list[SealError] = []
+    for slot in slots:
+        if not chip.accepts(slot):
+            continue
+        try:
+            await chip.look(slot, archive_id)
+        except SealError as error:
+            reasons.append(error)
+        else:
+            return
+    raise no_key(slots, reasons)
+
+
+def _chip(config: Config) -> TpmIdentity:
     import service.sealing.tpm as tpm  # noqa: PLC0415, PLR0402 - a heavy library
 
     try:
@@ -124,8 +147,7 @@ def identities(config: Config) -> list[Identity]:
     except SealError as error:
         log.warning("archives open with the restore PIN of their day: %s", error)
         restore_pin = None
-    chip = tpm.TpmIdentity(_gate(config), pin=config.opening.pin, restore_pin=restore_pin)
-    return [chip, *recovery_identities(config.opening.recovery)]
+    return tpm.TpmIdentity(_gate(config), pin=config.opening.pin, restore_pin=restore_pin)
 
 
 def recovery_identities(recovery: RecoveryKey | None) -> list[Identity]:

@@ -74,6 +74,10 @@ class Metrics:
         self._no_recovery = self._gauge(
             "recovery_missing", "1 when archives open on this TPM only: its loss is the loss of all backups. Else 0."
         )
+        self._last_selftest = self._gauge(
+            "last_selftest_success_timestamp_seconds",
+            "When the last self-test of the newest archives' keys succeeded; known across restarts, 0 for never.",
+        )
         self._schedule = self._gauge("schedule_enabled", "1 when backups are made by a schedule, else 0.")
 
     def _define_surroundings(self) -> None:
@@ -94,10 +98,11 @@ class Metrics:
         self._up = self._gauge("target_up", "1 when the target could be used the last time, else 0.", ("target",))
         self._build = self._gauge("build_info", "Always 1; the label tells the version of the service.", ("version",))
 
-    def seed(self, last_success: Job | None) -> None:
-        """Tell, when the service starts, which backup was the last that succeeded, so that its age is known."""
-        if last_success is not None:
-            self._note_success(last_success)
+    def seed(self, *last_successes: Job | None) -> None:
+        """Tell, when the service starts, which jobs were the last that succeeded, so that their age is known."""
+        for job in last_successes:
+            if job is not None:
+                self._note_success(job)
 
     def job_started(self, job: Job) -> None:
         """Count a job as running."""
@@ -167,7 +172,11 @@ class Metrics:
         self._running.labels(kind).set(list(self._running_jobs.values()).count(kind))
 
     def _note_success(self, job: Job) -> None:
-        if job.kind != "backup" or job.state != "succeeded" or job.ended is None:
+        if job.state != "succeeded" or job.ended is None:
+            return
+        if job.kind == "selftest":
+            self._last_selftest.set(job.ended.timestamp())
+        if job.kind != "backup":
             return
         self._last_success.set(job.ended.timestamp())
         result = job.result or {}

@@ -40,6 +40,7 @@ _KINDS: dict[JobKind, str] = {
     "drill": "drill of an archive",
     "prune": "removal of old archives",
     "delete": "removal of an archive",
+    "selftest": "self-test of the keys",
     "settle": "tidying up after a crash",
 }
 

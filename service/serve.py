@@ -278,8 +278,9 @@ class _Service:
             return await list_archives(target, self.app.archives)
 
     async def _seed_metrics(self) -> None:
-        successes = await self.app.history.jobs(limit=1, kinds=["backup"], states=["succeeded"])
-        self.metrics.seed(successes[0] if successes else None)
+        kinds: tuple[JobKind, ...] = ("backup", "selftest")
+        for kind in kinds:
+            self.metrics.seed(*await self.app.history.jobs(limit=1, kinds=[kind], states=["succeeded"]))
 
     async def _job_started(self, job: Job) -> None:
         self.metrics.job_started(job)

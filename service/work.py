@@ -27,6 +27,7 @@ from service.reset import reset
 from service.restore import commit, restore, rollback
 from service.restore_table import restore_tables
 from service.selection import Selection
+from service.selftest import selftest
 from service.settle import settle
 from service.state import Archives
 from service.targets import Outcome, was_removed
@@ -75,6 +76,7 @@ class Work:
             "keys": partial(change_keys, ledger=self._archives),
             "prune": self._prune,
             "delete": self._delete,
+            "selftest": self._selftest,
             "settle": self._settle,
         }
         return await kinds[job.kind](self._config().opened_with(self._opening(job)), job.params, progress)
@@ -217,8 +219,21 @@ class Work:
         )
         return {"archive": removed.name, "deleted": True, "size": removed.size}
 
+    async def _selftest(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
+        found = await selftest(config, ledger=self._archives, progress=progress)
+        result: Result = {"tested": [asdict(each) | {"created": _text(each.created)} for each in found.tested]}
+        if problem := found.worst():
+            if found.tested:
+                raise Partial(result, problem)
+            raise problem
+        return result
+
     async def _settle(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
         return asdict(await settle(config, archives=self._archives, clock=self._clock, progress=progress))
+
+
+def _text(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None
 
 
 class NotPruned(ServiceError):

@@ -15,6 +15,7 @@ from service.api.registry import Method, methods_of
 from service.api.resetting import ResetMethods
 from service.api.restore_pin import PinMethods
 from service.api.restoring import RestoreMethods
+from service.api.selftest import SelfTestMethods
 from service.api.settings import SystemBackupSettings
 from service.api.system import System
 
@@ -29,6 +30,7 @@ FAMILIES: tuple[type[Family], ...] = (
     ResetMethods,
     Planning,
     PinMethods,
+    SelfTestMethods,
 )
 
 

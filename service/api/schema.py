@@ -56,7 +56,7 @@ _OTHER_EVENTS: dict[str, tuple[str, dict[str, Any]]] = {
         _object(file=_TEXT),
     ),
     "schedule.missed": (
-        "A job that was due by a schedule did not begin in time; `kind` is backup or drill.",
+        "A job that was due by a schedule did not begin in time; `kind` is backup, drill or selftest.",
         _object(kind=_TEXT, due=_TIME, made_up={"type": "boolean"}),
     ),
     "schedule.skipped": (

@@ -30,6 +30,7 @@ JOBS: dict[str, JobKind] = {
     "archive.copy": "copy",
     "key.add": "keys",
     "key.remove": "keys",
+    "selftest.start": "selftest",
     "restore.start": "restore",
     "restore.tables": "tables",
     "restore.commit": "commit",

@@ -80,6 +80,7 @@ LAYERS: list[tuple[str, ...]] = [
         "service.holding",
         "service.copying",
         "service.restore_pin",
+        "service.selftest",
         "service.verification",
     ),
     ("service.baseline", "service.restore_estimate"),

@@ -95,6 +95,15 @@ def test_the_last_success_is_known_after_a_restart_and_never_is_0(metrics: Metri
     assert value(metrics, "runs_total", kind="backup", result="succeeded") == 0, "counters begin anew"
 
 
+def test_the_last_self_test_is_known_after_a_restart(metrics: Metrics) -> None:
+    assert value(metrics, "last_selftest_success_timestamp_seconds") == 0
+    metrics.seed(ended("failed", kind="selftest"))
+    assert value(metrics, "last_selftest_success_timestamp_seconds") == 0
+    metrics.seed(ended(kind="selftest"))
+    assert value(metrics, "last_selftest_success_timestamp_seconds") == NOON.timestamp()
+    assert value(metrics, "last_success_timestamp_seconds") == 0
+
+
 def test_stages_that_the_last_backup_does_not_have_are_gone(metrics: Metrics) -> None:
     metrics.job_ended(ended())
     metrics.job_ended(ended(result={"stages": {"seal": 1.0}}))

@@ -9,7 +9,7 @@ from service.errors import PinRequired, PinWrong
 from service.sealing.slots import KeySlot
 from service.sealing.tpm.gate import TpmGate
 from service.sealing.tpm.pin import TpmPin
-from service.sealing.tpm.restore_pin import PinClaim, RestorePin, require_usable
+from service.sealing.tpm.restore_pin import PinClaim, PinObject, RestorePin, require_usable
 from service.sealing.tpm.slot import SLOT_TYPE, TpmSlot, parse_slot
 
 if TYPE_CHECKING:
@@ -88,12 +88,28 @@ class TpmIdentity:
             self._wrong = error
             raise
 
+    async def look(self, slot: Mapping[str, Any], archive_id: bytes) -> None:
+        """Do what `unwrap` does but for the last step, so that no restore PIN is needed. Raises as it does."""
+        parsed = parse_slot(slot)
+        asks = self._asked(parsed)
+
+        def work(chip: Chip) -> None:
+            from service.sealing.tpm import operations  # noqa: PLC0415 - loads libtss2
+
+            operations.look(chip, parsed, archive_id, asks)
+
+        await self._gate.run(work)
+
+    def _asked(self, slot: TpmSlot) -> PinObject | None:
+        """Return the PIN object to open the slot with: this machine's own, when it is the slot's with another PIN."""
+        here = self._restore_pin.object if self._restore_pin else None
+        return here if here is not None and slot.pin is not None and here.name == slot.pin.name else slot.pin
+
     def _claim(self, slot: TpmSlot) -> PinClaim | None:
         """Return the PIN object to open the slot with, and what was given for it. Raises PinRequired."""
-        if slot.pin is None:
+        asks = self._asked(slot)
+        if asks is None:
             return None
-        here = self._restore_pin.object if self._restore_pin else None
-        asks = here if here is not None and here.name == slot.pin.name else slot.pin
         if not self._given:
             raise PinRequired(
                 f"this archive opens with the restore PIN only (set on {asks.since:%Y-%m-%d}), and none was given",

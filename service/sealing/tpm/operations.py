@@ -14,7 +14,7 @@ from service.sealing.tpm.parents import Parent, choose_parent, find_parent
 from service.sealing.tpm.pin import TpmPin
 from service.sealing.tpm.public_area import BadPublicArea, fingerprint, pin_policy
 from service.sealing.tpm.restore_pin import PinClaim, PinObject
-from service.sealing.tpm.sealed import require_pin_object_here, seal, unseal, unseal_with_pin
+from service.sealing.tpm.sealed import load, require_pin_object_here, seal, unseal, unseal_with_pin
 from service.sealing.tpm.slot import TpmSlot, refused
 
 _DATA_KEY_BYTES = 32
@@ -68,6 +68,19 @@ def unwrap(chip: Chip, slot: TpmSlot, archive_id: bytes, claim: PinClaim | None)
     if len(data_key) != _DATA_KEY_BYTES:
         raise refused("what it holds is no data key")
     return data_key
+
+
+def look(chip: Chip, slot: TpmSlot, archive_id: bytes, asks: PinObject | None) -> None:
+    """Do what `unwrap` does as far as it goes without a PIN: the TPM takes all that belongs to the slot as its own."""
+    parent = _parent_of(chip, slot, archive_id)
+    if asks is not None:
+        require_pin_object_here(chip, parent, *asks.areas())
+    try:
+        load(chip, parent, bytes.fromhex(slot.private), bytes.fromhex(slot.public))
+    except TSS2_Exception as error:
+        if faults.blames_input(error.rc):
+            raise refused("its bytes are not those that the TPM made") from error
+        raise
 
 
 def _parent_of(chip: Chip, slot: TpmSlot, archive_id: bytes) -> Parent:

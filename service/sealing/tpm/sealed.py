@@ -64,6 +64,12 @@ def unseal(chip: Chip, parent: Parent, private: bytes, public: bytes) -> bytes:
         return _unseal(chip, loaded, session)
 
 
+def load(chip: Chip, parent: Parent, private: bytes, public: bytes) -> None:
+    """Have the TPM take a sealed object as its own, and let it go. Raises TSS2_Exception as `unseal` does."""
+    with _loaded(chip, parent, chip.encrypted_session(parent.handle), private, public):
+        pass
+
+
 def unseal_with_pin(chip: Chip, parent: Parent, private: bytes, public: bytes, claim: PinClaim) -> bytes:
     """Return what was sealed for a PIN. Raises PinWrong, TpmLockout, TSS2_Exception."""
     session = chip.encrypted_session(parent.handle)
