@@ -471,11 +471,15 @@ HARMLESS: dict[str, dict[str, Any]] = {
     "pin.remove": {"pin": "a pin there is"},
     "pin.set": {"new": "another pin"},
     "pin.status": {},
+    "provision.begin": {"recovery": "none"},
+    "provision.finish": {"token": "0" * 32},
+    "provision.status": {},
     "restore.commit": {},
     "restore.pending": {},
     "restore.plan": {"archive": ARCHIVE},
     "restore.rollback": {},
     "restore.start": {"archive": ARCHIVE, "allow": ["LOCALE_MISSING"]},
+    "restore.tables": {"archive": ARCHIVE, "database": "app", "tables": ["a.b"], "into": "elsewhere"},
     "retention.apply": {},
     "retention.preview": {"retention": {"keep_last": 1}},
     "schedule.preview": {"count": 3, "schedule": DAILY},
@@ -489,7 +493,9 @@ HARMLESS: dict[str, dict[str, Any]] = {
 }
 
 
-NEEDS_MORE = frozenset({"pin.change", "pin.remove", "pin.set", "pin.status", "key.prove"})
+NEEDS_MORE = frozenset(
+    {"pin.change", "pin.remove", "pin.set", "pin.status", "key.prove", "provision.begin", "provision.finish"}
+)
 """Methods that fail here, where archives are not sealed: tests of the keys call them where they are."""
 
 
@@ -514,7 +520,7 @@ def test_every_published_method_is_tried_here() -> None:
 async def test_what_a_method_takes_and_gives_is_what_the_schema_says(busy: tuple[App, str], method: str) -> None:
     app, name = busy
     real = {ARCHIVE: name, TARGET: app.config().target.url}
-    params = {
+    params: dict[str, Any] = {
         key: real.get(value, value) if isinstance(value, str) else value for key, value in HARMLESS[method].items()
     }
     if method in {"job.get", "job.cancel"}:
