@@ -288,6 +288,13 @@ class Manifest(_Open):
     def _members(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude={"signature"} if self.signature is None else None)
 
+    @field_validator("signature", mode="before")
+    @classmethod
+    def _check_signature(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("is absent when there is none, never null")
+        return value
+
     @field_validator("tool")
     @classmethod
     def _check_tool(cls, value: dict[str, str]) -> dict[str, str]:

@@ -82,7 +82,7 @@ def test_verify_says_what_was_proven(name: str) -> None:
     assert "3 streams, 128 bytes" in done.stdout
     assert ("authentic" in done.stdout) == (name == "sealed")
     told = json.loads(run("verify", VECTORS / f"{name}.zip", "--key-file", KEY, "--json").stdout)
-    assert told == {"name": "Backup_20250131_0200Z.zip", "ok": True, "raw_bytes": 128, "streams": 3}
+    assert told == {"name": "Backup_20250131_0200Z.zip", "ok": True, "raw_bytes": 128, "streams": 3, "signer": None}
 
 
 def test_list_tells_what_is_inside_and_without_key_what_is_claimed() -> None:

@@ -3,7 +3,8 @@
 
 This one file needs Python 3.9 or newer and something that decompresses zstd: Python 3.14, or one of the packages
 backports.zstd and zstandard, or the program zstd. For sealed archives it needs the package cryptography (36 or newer)
-and the archive's data key, 32 bytes. It is written from the text of the format (docs/ARCHIVE_FORMAT.md) and shares
+and a key: a recovery key that the archive was sealed for (with the package pyrage or the program age), or the archive's
+data key, 32 bytes. It is written from the text of the format (docs/ARCHIVE_FORMAT.md) and shares
 no code with the service, so that each checks the other. Nothing that is not authentic is ever written under its
 final name.
 """
@@ -13,6 +14,7 @@ final name.
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import hmac
 import importlib
@@ -35,9 +37,11 @@ EXAMPLES = """examples:
   open_archive.py list Backup_20250131_0200Z.zip --key-file data.key --json
   open_archive.py verify Backup_20250131_0200Z.zip --key-file data.key
   open_archive.py extract Backup_20250131_0200Z.zip restored --key-file data.key
-  open_archive.py extract Backup_20250131_0200Z.zip restored --key-file data.key --kind tree.tar
+  open_archive.py extract Backup_20250131_0200Z.zip restored --recovery-key key.txt --kind tree.tar
+  open_archive.py extract Backup_20250131_0200Z.zip restored --recovery-passphrase-file passphrase.txt
 
-the data key of a sealed archive, when it has a key slot of type "age":
+key slots that were added later are in a file beside the archive, of its name with .keys at the end; it is used when it
+is there. The data key by hand, when the archive has a key slot of type "age":
   unzip -p ARCHIVE keyslots.json | jq -r '.slots[] | select(.type == "age") | .file' | age -d -i key.txt > data.key
 
 exit codes: 0 all is well; 1 the archive is refused (damaged, altered, cut off, of another format);
@@ -261,6 +265,10 @@ SOURCE_MEMBERS = {
     "type": is_text("[a-z][a-z0-9_-]{0,31}"),
     "facts": is_object,
 }
+SIGNATURE_MEMBERS = {
+    "public_key": is_text("(?:[0-9a-f]{2}){91}"),
+    "value": is_text("(?:[0-9a-f]{2}){8,72}"),
+}
 STREAM_MEMBERS = {
     "id": is_number(0, MANIFEST - 1),
     "source": is_text("[a-z0-9-]{1,32}"),
@@ -298,7 +306,7 @@ def read_header(data: bytes) -> Members:
 def read_manifest(data: bytes) -> Members:
     """Return the manifest; it may have members that this reader does not know."""
     manifest = strict_json(data, "the manifest")
-    check_members(manifest, "the manifest", MANIFEST_MEMBERS, others=True)
+    check_members(manifest, "the manifest", MANIFEST_MEMBERS, optional={"signature": is_object}, others=True)
     for source in manifest["sources"]:
         check_members(source, "a source in the manifest", SOURCE_MEMBERS, others=True)
     for stream in manifest["streams"]:
@@ -481,6 +489,189 @@ def read_key(options: argparse.Namespace) -> bytes | None:
     return bytes.fromhex(text.strip().decode())
 
 
+# -------------------------------------------------------------------------------------------------- recovery keys
+
+ARMOR = "-----BEGIN AGE ENCRYPTED FILE-----"
+MOST_WORK = 20  # log2 of scrypt's N: 1 GiB of memory
+NO_AGE = (
+    "opening an archive with a recovery key needs the Python package pyrage (python3 -m pip install pyrage) "
+    "or the program age (apt-get install age)"
+)
+
+
+class Recovery:
+    """A recovery key: an age identity file, a recovery passphrase, or both. Opens key slots of type "age"."""
+
+    def __init__(self, identity: str | None, passphrase: str | None) -> None:
+        """Take what was given; `identity` is the content of an identity file, also one that the passphrase protects."""
+        self._identity = identity
+        self._passphrase = passphrase
+        self._unlocked: dict[str, str] = {}
+        try:
+            self._pyrage = importlib.import_module("pyrage")
+        except ImportError:
+            self._pyrage = None
+
+    def data_keys(self, slots: list[Members]) -> Iterator[bytes]:
+        """Yield the data key of each slot that opens; whether it is the archive's is for the caller to find out."""
+        for slot in slots:
+            if slot["type"] != "age" or type(slot.get("file")) is not str:
+                continue
+            data_key = self._open(slot)
+            if data_key is not None and len(data_key) == 32:
+                yield data_key
+
+    def _open(self, slot: Members) -> bytes | None:
+        if "scrypt" in stanza_types(slot["file"]):
+            return self._by_passphrase(slot["file"])
+        identities = self._identity
+        if identities is None or identities.lstrip().startswith(ARMOR):
+            protected = identities or slot.get("identity")
+            if type(protected) is not str or self._passphrase is None:
+                return None
+            if protected not in self._unlocked:
+                self._unlocked[protected] = (self._by_passphrase(protected) or b"").decode("utf-8", "replace")
+            identities = self._unlocked[protected]
+        return self._by_identities(slot["file"], identities)
+
+    def _by_identities(self, file: str, identities: str) -> bytes | None:
+        lines = [line.strip() for line in identities.splitlines()]
+        keys = [line for line in lines if line and not line.startswith("#")]
+        if not keys:
+            return None
+        if self._pyrage is None or not all(key.startswith("AGE-SECRET-KEY-1") for key in keys):
+            return run_age(file, identities)  # plugins of hardware keys ask their questions at the terminal
+        try:
+            opened = [self._pyrage.x25519.Identity.from_str(key) for key in keys]
+            return bytes(self._pyrage.decrypt(file.encode(), opened))
+        except self._pyrage.IdentityError:
+            raise KeyProblem("the recovery key is damaged or incomplete") from None
+        except self._pyrage.DecryptError:
+            return None
+
+    def _by_passphrase(self, file: str) -> bytes | None:
+        if self._passphrase is None or scrypt_work(file) > MOST_WORK:
+            return None
+        if self._pyrage is None:
+            raise MissingSoftware(
+                "a recovery passphrase needs the Python package pyrage (python3 -m pip install pyrage); with the "
+                "program age alone, take the steps of docs/ARCHIVE_FORMAT.md by hand"
+            )
+        bare = re.sub(r"[\s-]+", "", self._passphrase).lower()
+        generated = "-".join(bare[at : at + 4] for at in range(0, len(bare), 4))
+        for passphrase in dict.fromkeys((generated, self._passphrase)):
+            try:
+                return bytes(self._pyrage.passphrase.decrypt(file.encode(), passphrase))
+            except self._pyrage.DecryptError:
+                continue
+        return None
+
+
+def run_age(file: str, identities: str) -> bytes | None:
+    """Decrypt with the program age; the identities go through a pipe, and to no disk."""
+    program = shutil.which("age")
+    if program is None:
+        raise MissingSoftware(NO_AGE)
+    with tempfile.NamedTemporaryFile("w", suffix=".age") as slot:
+        slot.write(file)
+        slot.flush()
+        done = subprocess.run(
+            [program, "-d", "-i", "-", slot.name], input=identities.encode(), stdout=subprocess.PIPE, check=False
+        )
+    return done.stdout if done.returncode == 0 else None
+
+
+def age_header(file: str) -> list[str]:
+    """Return the lines of an armored age file's header; none when it is no such file."""
+    body = "".join(file.split(ARMOR, 1)[-1].split("-----END", 1)[0].split())
+    try:
+        lines = base64.b64decode(body, validate=True).split(b"\n---", 1)[0].decode("ascii").split("\n")
+    except ValueError:
+        return []
+    return lines if lines[0] == "age-encryption.org/v1" else []
+
+
+def stanza_types(file: str) -> set[str]:
+    """Return the types of the recipients that an age file is encrypted for."""
+    return {line.split(" ")[1] for line in age_header(file) if line.startswith("-> ")}
+
+
+def scrypt_work(file: str) -> int:
+    """Return the work factor of a passphrase's file: how much memory it takes to try one."""
+    for line in age_header(file):
+        match = re.fullmatch(r"-> scrypt \S+ ([1-9][0-9]?)", line)
+        if match:
+            return int(match.group(1))
+    return MOST_WORK + 1
+
+
+def read_recovery(options: argparse.Namespace) -> Recovery | None:
+    """Return the recovery key that the command line gives, or None."""
+    if options.recovery_key is None and options.recovery_passphrase_file is None:
+        return None
+    texts = []
+    for path in (options.recovery_key, options.recovery_passphrase_file):
+        if path in (None, "-"):
+            texts.append(sys.stdin.read(65536) if path else None)
+            continue
+        try:
+            with open(path, encoding="utf-8") as file:
+                texts.append(file.read(65536))
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileProblem(f"the recovery key cannot be read: {error}") from error
+    identity, passphrase = texts
+    return Recovery(identity, passphrase.strip("\r\n") if passphrase else None)
+
+
+def read_sidecar(path: str) -> list[Members]:
+    """Return the key slots beside an archive; none when they cannot be used, since the archive's own may do."""
+    try:
+        with open(path + ".keys", "rb") as file:
+            data = file.read(MAX_PART + 1)
+        return read_slots(data) if len(data) <= MAX_PART else []
+    except (OSError, Problem):
+        return []
+
+
+def read_slots(data: bytes) -> list[Members]:
+    """Return the slots of a keyslots.json, or refuse it."""
+    slots = strict_json(data, "keyslots.json")
+    check_members(slots, "keyslots.json", {"slots": is_list_of(is_slot)})
+    if not 1 <= len(slots["slots"]) <= 64:
+        raise Problem("keyslots.json has no slots, or too many")
+    return list(slots["slots"])
+
+
+# ------------------------------------------------------------------------------------------------------ signature
+
+
+def check_signature(manifest: Members, header: bytes) -> str | None:
+    """Return the fingerprint of who has signed the archive, None when nobody has; refuse a wrong signature."""
+    if "signature" not in manifest:
+        return None
+    check_members(manifest["signature"], "the signature", SIGNATURE_MEMBERS, others=True)
+    public_key, value = (bytes.fromhex(manifest["signature"][name]) for name in ("public_key", "value"))
+    unsigned = canonical({name: member for name, member in manifest.items() if name != "signature"})
+    message = LABEL + b"/archive\0" + hashlib.sha256(header).digest() + unsigned
+    try:
+        serialization = importlib.import_module("cryptography.hazmat.primitives.serialization")
+        elliptic = importlib.import_module("cryptography.hazmat.primitives.asymmetric.ec")
+        hashes = importlib.import_module("cryptography.hazmat.primitives.hashes")
+        invalid = importlib.import_module("cryptography.exceptions").InvalidSignature
+    except ImportError:
+        raise MissingSoftware("checking the archive's signature needs the Python package cryptography") from None
+    try:
+        key = serialization.load_der_public_key(public_key)
+        if not isinstance(key, elliptic.EllipticCurvePublicKey) or not isinstance(key.curve, elliptic.SECP256R1):
+            raise Problem("the archive's signature is of another kind than the format has")
+        key.verify(value, message, elliptic.ECDSA(hashes.SHA256()))
+    except (invalid, ValueError):
+        raise Problem("the archive's signature is wrong: it was altered after it was signed") from None
+    digest = hashlib.sha256(LABEL + b"/signer-fingerprint" + public_key).digest()
+    text = base64.b32encode(digest[:10]).decode()
+    return "KEY " + "-".join(text[at : at + 4] for at in range(0, len(text), 4))
+
+
 # ------------------------------------------------------------------------------------------------------- archive
 
 
@@ -490,8 +681,17 @@ class Archive:
     `manifest` is None when the archive is sealed and no key was given.
     """
 
-    def __init__(self, file: BinaryIO, data_key: bytes | None = None) -> None:
-        """Read and check it from a seekable binary file. `data_key` is 32 bytes or None."""
+    def __init__(
+        self,
+        file: BinaryIO,
+        data_key: bytes | None = None,
+        recovery: Recovery | None = None,
+        beside: Sequence[Members] = (),
+    ) -> None:
+        """Read and check it from a seekable binary file. `data_key` is 32 bytes; without it, `recovery` opens it.
+
+        `beside` are key slots that were added later.
+        """
         self._file = file
         self._size = file.seek(0, os.SEEK_END)
         self._engine: Engine | None = None
@@ -503,12 +703,18 @@ class Archive:
         self.sealed = self.header["suite"] == 1
         if self.sealed != (self.entries[1].name == "keyslots.json"):
             raise Problem("header and directory disagree about sealing")
-        self.slots = self._read_slots() if self.sealed else []
-        self._keys = self._unlock(data_key, header_bytes) if self.sealed and data_key else None
+        self.slots = read_slots(self._part(self.entries[1])) + list(beside) if self.sealed else []
+        self._keys: Keys | None = None
+        if self.sealed and data_key is not None:
+            self._keys = self._unlock(data_key, header_bytes)
+        elif self.sealed and recovery is not None:
+            self._keys = self._recover(recovery, header_bytes)
         self.footer = self._read_footer()
         self.manifest: Members | None = None
+        self.signer: str | None = None
         if self._keys or not self.sealed:
             self.manifest = self._read_manifest()
+            self.signer = check_signature(self.manifest, header_bytes)
 
     def stream(self, stream: Members) -> Iterator[bytes]:
         """Yield the raw chunks of one stream of the manifest; compare length and SHA-256 before the end."""
@@ -527,7 +733,9 @@ class Archive:
     def streams(self) -> list[Members]:
         """Return what the manifest tells of each stream."""
         if self.manifest is None:
-            raise KeyProblem("this archive is sealed: give its data key with --key-file")
+            raise KeyProblem(
+                "this archive is sealed: give a recovery key (--recovery-key) or its data key (--key-file)"
+            )
         return list(self.manifest["streams"])
 
     def _at(self, offset: int, length: int) -> bytes:
@@ -655,12 +863,13 @@ class Archive:
             raise Problem(f"{entry.name} is too large")
         return bytes(self._content(entry))
 
-    def _read_slots(self) -> list[Members]:
-        slots = strict_json(self._part(self.entries[1]), "keyslots.json")
-        check_members(slots, "keyslots.json", {"slots": is_list_of(is_slot)})
-        if not 1 <= len(slots["slots"]) <= 64:
-            raise Problem("keyslots.json has no slots, or too many")
-        return list(slots["slots"])
+    def _recover(self, recovery: Recovery, header_bytes: bytes) -> Keys:
+        for data_key in recovery.data_keys(self.slots):
+            try:
+                return self._unlock(data_key, header_bytes)
+            except KeyProblem:
+                continue  # anybody can write a slot with another key
+        raise KeyProblem("this recovery key opens none of the archive's key slots")
 
     def _unlock(self, data_key: bytes, header_bytes: bytes) -> Keys:
         keys = Keys(data_key, bytes.fromhex(self.header["archive_id"]), header_bytes)
@@ -711,7 +920,9 @@ class Archive:
     def _chunks(self, stream: int) -> Iterator[bytes]:
         """Yield the raw bytes of each chunk of a stream, authenticated."""
         if self.sealed and self._keys is None:
-            raise KeyProblem("this archive is sealed: give its data key with --key-file")
+            raise KeyProblem(
+                "this archive is sealed: give a recovery key (--recovery-key) or its data key (--key-file)"
+            )
         if self._engine is None:
             self._engine = find_decompressor()
         max_raw, count = self.header["max_raw"], self._counts[stream]
@@ -747,6 +958,7 @@ def command_list(archive: Archive, options: argparse.Namespace) -> None:
     if options.json:
         told: Members = {"header": archive.header, "footer": archive.footer, "manifest": archive.manifest}
         told["slots"] = [slot["type"] for slot in archive.slots]
+        told["signer"] = archive.signer
         print(json.dumps(told, indent=2, sort_keys=True))
         return
     header = archive.header
@@ -755,9 +967,11 @@ def command_list(archive: Archive, options: argparse.Namespace) -> None:
     print(f"  sealed, key slots: {kinds}" if archive.sealed else "  not sealed")
     if header.get("fingerprint"):
         print(f"  {shown(header['fingerprint'])}")
+    if archive.signer is not None:
+        print(f"  signed by {archive.signer}: compare that with the recovery kit")
     print(f"  {archive.footer['entries'] + 1} entries, {archive.footer['raw_bytes']} bytes when unpacked")
     if archive.manifest is None:
-        print("  What is inside is sealed, and what stands above is not proven: give the data key with --key-file.")
+        print("  What is inside is sealed, and what stands above is not proven: give a key.")
         return
     print(f"{'ID':>6}  {'BYTES':>14}  KIND AND LABELS")
     for stream in archive.manifest["streams"]:
@@ -768,9 +982,14 @@ def command_list(archive: Archive, options: argparse.Namespace) -> None:
 def command_verify(archive: Archive, options: argparse.Namespace) -> None:
     """Read every byte and compare it with what the archive says of itself."""
     raw, name, count = archive.verify(), archive.header["name"], len(archive.streams())
-    proven = "all of it is authentic" if archive.sealed else "nothing is damaged (not sealed: authorship is not proven)"
+    by = f"signed by {archive.signer}" if archive.signer else "not signed"
+    proven = (
+        f"all of it is authentic for this key, and {by}"
+        if archive.sealed
+        else "nothing is damaged (not sealed: authorship is not proven)"
+    )
     if options.json:
-        print(json.dumps({"name": name, "streams": count, "raw_bytes": raw, "ok": True}))
+        print(json.dumps({"name": name, "streams": count, "raw_bytes": raw, "ok": True, "signer": archive.signer}))
     else:
         print(f"{name}: {count} streams, {raw} bytes; {proven}")
 
@@ -869,6 +1088,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         key = command.add_mutually_exclusive_group()
         key.add_argument("--key-file", metavar="FILE", help="file with the data key: 32 bytes, or 64 hex digits")
         key.add_argument("--key", metavar="HEX", help="the data key itself; others can see it in the process list")
+        key.add_argument("--recovery-key", metavar="FILE", help="an age identity file; - reads it from stdin")
+        command.add_argument("--recovery-passphrase-file", metavar="FILE", help="file with the recovery passphrase")
     return parser.parse_args(arguments)
 
 
@@ -879,7 +1100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         data_key = read_key(options)
         with open(options.archive, "rb") as file:
-            run(Archive(file, data_key), options)
+            run(Archive(file, data_key, read_recovery(options), read_sidecar(options.archive)), options)
     except Problem as problem:
         print(f"error: {problem}", file=sys.stderr)
         return problem.exit_code

@@ -1,0 +1,223 @@
+"""The published vectors of key slots and signatures, read by the service, the stand-alone reader, age and openssl."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.archive.parts import Manifest
+from service.errors import CorruptArchive, NotAuthentic, SealError
+from service.pipeline.signature import signer_of
+from service.pipeline.unpack import ArchiveReader
+from service.recovery import RecoveryKey, recovery_key
+from service.sealing import age
+from service.sealing.signature import signed_bytes
+from storage_backends import open_target
+from tests.vectors.second_reader import PATH, open_archive
+from tests.vectors.small import DATA_KEY, STREAMS
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+SLOTS: dict[str, Any] = json.loads((VECTORS / "slots.json").read_text())
+SIGNATURE: dict[str, Any] = json.loads((VECTORS / "signature.json").read_text())
+KEYS = {"identity": recovery_key(SLOTS["identity"]), "passphrase": recovery_key(passphrase=SLOTS["passphrase"])}
+
+
+@pytest.mark.parametrize("number", range(len(SLOTS["slots"])))
+@pytest.mark.parametrize("kind", KEYS)
+async def test_a_slot_opens_with_the_key_it_is_for_and_no_other(number: int, kind: str) -> None:
+    vector = SLOTS["slots"][number]
+    slot, identity = vector["slot"], age.AgeIdentity(KEYS[kind])
+    second = open_archive.Recovery(
+        SLOTS["identity"] if kind == "identity" else None, SLOTS["passphrase"] if kind == "passphrase" else None
+    )
+    # A file for an identity that a passphrase protects opens with either.
+    if (
+        vector["opens_with"] == kind
+        or ((vector["opens_with"], kind) == ("passphrase", "identity")
+        and "identity" in slot)
+    ):
+        assert (await identity.unwrap(slot, b"")).hex() == SLOTS["data_key"]
+        assert [key.hex() for key in second.data_keys([slot])] == [SLOTS["data_key"]]
+    else:
+        with pytest.raises(SealError):
+            await identity.unwrap(slot, b"")
+        assert list(second.data_keys([slot])) == []
+
+
+def test_age_opens_the_vector(tmp_path: Path) -> None:
+    (tmp_path / "key.txt").write_text(SLOTS["identity"])
+    command = ["age", "-d", "-i", str(tmp_path / "key.txt")]
+    opened = subprocess.run(command, input=SLOTS["slots"][0]["slot"]["file"].encode(), capture_output=True, check=True)
+    assert opened.stdout.hex() == SLOTS["data_key"]
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / "Backup_20250131_0200Z.zip"
+    shutil.copy(VECTORS / "signed.zip", path)
+    return path
+
+
+def given(kind: str, directory: Path) -> list[str]:
+    path = directory / kind
+    path.write_text(SLOTS[kind] + "\n")
+    return ["--recovery-key" if kind == "identity" else "--recovery-passphrase-file", str(path)]
+
+
+def run(*arguments: str, python: tuple[str, ...] = (sys.executable,), **more: Any) -> subprocess.CompletedProcess[str]:
+    command = [*python, str(PATH), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **more)
+
+
+@pytest.mark.parametrize("kind", KEYS)
+async def test_a_whole_archive_opens_in_spite_of_slots_that_do_not(archive: Path, tmp_path: Path, kind: str) -> None:
+    async with open_target(f"file://{archive.parent}") as target:
+        reader = await ArchiveReader.open(target, archive.name, [age.AgeIdentity(KEYS[kind])])
+    assert reader.signer == SIGNATURE["signer"]
+    done = run("verify", str(archive), "--json", *given(kind, tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["signer"] == SIGNATURE["signer"]
+
+
+def test_the_stand_alone_reader_uses_the_program_age_where_pyrage_is_not(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "hidden" / "pyrage").mkdir(parents=True)
+    (tmp_path / "hidden" / "pyrage" / "__init__.py").write_text("raise ImportError('not here')\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "hidden")}
+    done = run("extract", str(archive), str(tmp_path / "out"), *given("identity", tmp_path), env=environment)
+    assert done.returncode == 0, done.stderr
+    extracted = sorted(path.read_bytes() for path in (tmp_path / "out").iterdir() if path.name != "manifest.json")
+    assert extracted == sorted(b"".join(chunks) for chunks in STREAMS.values())
+    nothing = run("list", str(archive), *given("passphrase", tmp_path), env=environment)
+    assert nothing.returncode == 4
+    assert "pyrage" in nothing.stderr
+    nothing = run("list", str(archive), *given("identity", tmp_path), env=environment | {"PATH": "/nonexistent"})
+    assert nothing.returncode == 4
+
+
+def test_the_stand_alone_reader_finds_the_slots_beside_the_archive(archive: Path, tmp_path: Path) -> None:
+    identity, recipient = age.generate()
+    (tmp_path / "new.txt").write_text(identity)
+    options = ["--recovery-key", str(tmp_path / "new.txt")]
+    assert run("verify", str(archive), *options).returncode == 3
+    slot = {"type": "age", "file": age.encrypt(DATA_KEY, recipient), "recipient": recipient}
+    Path(f"{archive}.keys").write_text(json.dumps({"slots": [slot]}))
+    assert run("verify", str(archive), *options).returncode == 0
+    Path(f"{archive}.keys").write_text("{")
+    assert run("verify", str(archive), *options).returncode == 3
+    assert run("verify", str(archive), *given("identity", tmp_path)).returncode == 0
+
+
+def test_the_signature_is_over_the_bytes_that_the_page_says(tmp_path: Path) -> None:
+    header, unsigned = SIGNATURE["header"].encode(), SIGNATURE["manifest_without_signature"].encode()
+    members = json.loads(unsigned) | {"signature": {name: SIGNATURE[name] for name in ("public_key", "value")}}
+    content = Manifest.model_validate(members).to_bytes()
+    assert signer_of(content, Manifest.from_bytes(content), header) == SIGNATURE["signer"]
+    assert open_archive.check_signature(members, header) == SIGNATURE["signer"]
+    # and openssl, which knows nothing of either
+    (tmp_path / "key.der").write_bytes(bytes.fromhex(SIGNATURE["public_key"]))
+    (tmp_path / "signature").write_bytes(bytes.fromhex(SIGNATURE["value"]))
+    message = hashlib.sha256(header).digest() + unsigned
+    (tmp_path / "message").write_bytes(signed_bytes("archive", message))
+    key = ["-verify", "key.der", "-keyform", "DER", "-signature", "signature"]
+    checked = subprocess.run(["openssl", "dgst", "-sha256", *key, "message"], cwd=tmp_path, capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize("change", ["header", "manifest", "value", "public_key", "null", "short"])
+def test_a_signature_that_is_not_the_archives_is_refused_by_both(change: str) -> None:
+    header = SIGNATURE["header"].encode() + (b" " if change == "header" else b"")
+    members = json.loads(SIGNATURE["manifest_without_signature"])
+    signature: Any = {name: SIGNATURE[name] for name in ("public_key", "value")}
+    if change == "manifest":
+        members["warnings"] = []
+    elif change in ("value", "public_key"):
+        last = signature[change][-2:]
+        signature[change] = signature[change][:-2] + ("00" if last != "00" else "01")
+    signature = {"null": None, "short": signature | {"value": "00"}}.get(change, signature)
+    content = json.dumps(members | {"signature": signature}).encode()
+    with pytest.raises((NotAuthentic, CorruptArchive)):
+        signer_of(content, Manifest.from_bytes(content), header)
+    with pytest.raises(open_archive.Problem):
+        open_archive.check_signature(open_archive.read_manifest(content), header)
+
+
+PLUGIN = """#!/usr/bin/env python3
+# A hardware key's plugin (C2SP age-plugin.md), which "encrypts" a file key by turning its bits around.
+import base64, sys
+
+def b64(data):
+    return base64.b64encode(data).decode().rstrip("=")
+
+def unb64(text):
+    return base64.b64decode(text + "=" * (-len(text) % 4))
+
+def turned(data):
+    return bytes(byte ^ 0x5A for byte in data)
+
+def read():
+    kind = sys.stdin.readline().rstrip("\\n").split(" ")[1:]
+    body = ""
+    while True:
+        line = sys.stdin.readline().rstrip("\\n")
+        body += line
+        if len(line) < 64:
+            return kind, unb64(body)
+
+def write(*kind, body=b""):
+    text = b64(body)
+    lines = [text[at : at + 64] for at in range(0, len(text) + 1, 64)]
+    sys.stdout.write("-> " + " ".join(kind) + "\\n" + "\\n".join(lines) + "\\n")
+    sys.stdout.flush()
+    if kind[0] != "done":
+        read()
+
+messages = []
+while not messages or messages[-1][0] != ["done"]:
+    messages.append(read())
+for kind, body in messages:
+    if kind[0] == "wrap-file-key":
+        write("recipient-stanza", "0", "test", body=turned(body))
+    if kind[0] == "recipient-stanza" and kind[2] == "test":
+        write("file-key", kind[1], body=turned(body))
+write("done")
+"""
+
+
+async def test_a_hardware_keys_plugin_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = tmp_path / "age-plugin-test"
+    plugin.write_text(PLUGIN)
+    plugin.chmod(0o755)
+    recipient, identity = bech32("age1test", bytes(8)), bech32("age-plugin-test-", bytes(8)).upper()
+    with pytest.raises(SealError, match="sealed for") as caught:
+        await age.AgeRecipient(recipient).wrap(DATA_KEY, b"")
+    assert "age-plugin-test" in caught.value.hint
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    slot = await age.AgeRecipient(recipient).wrap(DATA_KEY, b"")
+    assert await age.AgeIdentity(RecoveryKey(identities=(identity,))).unwrap(slot, b"") == DATA_KEY
+    (tmp_path / "key.txt").write_text(identity)
+    command = ["age", "-d", "-i", str(tmp_path / "key.txt")]
+    opened = subprocess.run(command, input=slot["file"].encode(), capture_output=True, check=False)
+    assert opened.stdout == DATA_KEY, opened.stderr
+
+
+def bech32(prefix: str, data: bytes) -> str:
+    """BIP 173, written once more."""
+    charset = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+    number, bits = int.from_bytes(data, "big"), len(data) * 8
+    padded = number << (-bits % 5)
+    values = [padded >> shift & 31 for shift in range((bits + 4) // 5 * 5 - 5, -1, -5)]
+    check = 1
+    for value in [*(ord(c) >> 5 for c in prefix), 0, *(ord(c) & 31 for c in prefix), *values, 0, 0, 0, 0, 0, 0]:
+        top, check = check >> 25, (check & 0x1FFFFFF) << 5 ^ value
+        for bit, generator in enumerate((0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)):
+            check ^= generator if top >> bit & 1 else 0
+    ending = [(check ^ 1) >> shift & 31 for shift in range(25, -1, -5)]
+    return f"{prefix}1" + "".join(charset[value] for value in [*values, *ending])
