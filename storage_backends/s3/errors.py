@@ -46,7 +46,7 @@ _TOO_LARGE = {"EntityTooLarge", "MaxMessageLengthExceeded"}
 _TRY_AGAIN = {
     "SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException",
     "TooManyRequests", "RequestLimitExceeded", "BandwidthLimitExceeded", "OperationAborted", "BadDigest",
-    "IncompleteBody", "ConditionalRequestConflict", "XAmzContentChecksumMismatch",
+    "IncompleteBody", "ConditionalRequestConflict", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch",
 }  # fmt: skip
 _BAD_BUCKET = {"NoSuchBucket", "InvalidBucketName", "PermanentRedirect", "AllAccessDisabled"}
 _NEVER_TRANSIENT = (

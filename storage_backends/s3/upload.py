@@ -2,6 +2,9 @@
 
 An answer that is lost leaves open whether the object is there. So each upload has an id of its own in the object's
 metadata, and after every doubtful answer HEAD tells whether the object under the key is ours.
+
+Each part has a checksum: full-object CRC-32 where the endpoint announces it, Content-MD5 elsewhere. CRC-64/NVME would
+need awscrt, and every archive is authenticated when it is read back.
 """
 
 from __future__ import annotations
