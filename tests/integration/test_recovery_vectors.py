@@ -127,7 +127,8 @@ def test_the_signature_is_over_the_bytes_that_the_page_says(tmp_path: Path) -> N
     message = hashlib.sha256(header).digest() + unsigned
     (tmp_path / "message").write_bytes(signed_bytes("archive", message))
     key = ["-verify", "key.der", "-keyform", "DER", "-signature", "signature"]
-    checked = subprocess.run(["openssl", "dgst", "-sha256", *key, "message"], cwd=tmp_path, capture_output=True, check=False)
+    command = ["openssl", "dgst", "-sha256", *key, "message"]
+    checked = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
     assert checked.returncode == 0, checked.stderr
 
 
