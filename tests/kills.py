@@ -13,7 +13,7 @@ from typing import Any
 
 from service.sources import directories, exchange
 
-_STEPS = (
+DISK_STEPS = (
     *("chmod", "chown", "fchmod", "fchown", "fsync", "ftruncate", "link", "mkdir", "open", "pwrite", "removexattr"),
     *("rename", "replace", "rmdir", "setxattr", "symlink", "unlink", "utime", "write"),
 )
@@ -52,7 +52,7 @@ def _die_before(step: int) -> None:
 
         return call
 
-    for name in _STEPS:
+    for name in DISK_STEPS:
         creates = (lambda _path, flags=0, *_: bool(flags & os.O_CREAT)) if name == "open" else (lambda *_: True)
         setattr(os, name, counted(getattr(os, name), changes=creates))
     exchange.renameat2 = counted(exchange.renameat2)
