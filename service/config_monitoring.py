@@ -11,7 +11,7 @@ from service.config_types import AbsolutePath, Settings, VariableName
 from service.errors import ConfigError
 from service.secret import read_secret, remember, remember_password_in
 
-NotifyOn = Literal["failure", "success", "partial", "warning", "missed", "recovery"]
+NotifyOn = Literal["failure", "success", "partial", "warning", "missed", "recovery", "expiry"]
 
 _APPRISE_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S")
 _HTTP_URL = re.compile(r"https?://[^\s/?#]+[^\s#]*")
@@ -58,10 +58,12 @@ class NotificationSettings(Settings):
         "partial",
         "missed",
         "recovery",
+        "expiry",
     ]
     """What is told: `failure` of any job; `partial`: the archive is there, but something after it did not happen;
     `missed`: a scheduled run that did not take place; `recovery`: the first success after a failure; `warning`: a
-    success with warnings; `success`: every other one."""
+    success with warnings; `success`: every other one; `expiry`: the state before a restore will be removed by
+    itself."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

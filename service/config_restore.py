@@ -1,4 +1,4 @@
-"""Settings of restores: the programs run around the exchange, and how the server's health is seen."""
+"""Settings of restores: the programs run around the exchange, how the server's health is seen, how long to keep."""
 
 from __future__ import annotations
 
@@ -95,3 +95,13 @@ class RestoreSettings(Settings):
 
     hooks: RestoreHooks = RestoreHooks()
     """Programs that are run around the exchange."""
+    keep_old: Annotated[float, Field(gt=0, le=3650)] | None = None
+    """Days after which the running service removes the state before a restore by itself, told a day before, and only
+    if the server is well then: it needs `hooks.health`. When left out, that state stays until `commit` or
+    `rollback`."""
+
+    @model_validator(mode="after")
+    def _somebody_looks(self) -> Self:
+        if self.keep_old is not None and self.hooks.health is None:
+            raise ValueError("keep_old needs hooks.health: nobody would see whether the server works")
+        return self

@@ -33,7 +33,7 @@ TAIL_LINES = 20
 GRACE_SECONDS = 5.0
 """Between SIGTERM and SIGKILL for a hook that took too long."""
 
-Purpose = Literal["restore", "rollback"]
+Purpose = Literal["restore", "rollback", "commit"]
 
 
 async def run_hook(

@@ -18,7 +18,7 @@ from typing import Self
 
 from service.config_monitoring import DeadManSettings, NotificationSettings
 from service.job import Job, JobKind
-from service.notify_message import Message, failure_reason, job_message, missed_message
+from service.notify_message import Message, expiry_message, failure_reason, job_message, missed_message
 from service.outbox import Outbox
 from service.secret import redact, safe_environment
 
@@ -88,6 +88,11 @@ class Notifier:
         if self._notifications:
             on = self._notifications.events
             self._tell(missed_message(kind, scheduled_for, reason, on=on, server=self._server, next_run=next_run))
+
+    def expiring(self, archive: str, expires: datetime) -> None:
+        """Tell that the state before a restore will be removed by itself."""
+        if self._notifications:
+            self._tell(expiry_message(archive, expires, on=self._notifications.events, server=self._server))
 
     def _tell(self, message: Message | None) -> None:
         if message is not None and not self._messages.put(message):

@@ -20,6 +20,7 @@ Severity = Literal["failure", "warning", "success"]
 _SEVERITY: dict[NotifyOn, Severity] = {
     "failure": "failure",
     "missed": "failure",
+    "expiry": "warning",
     "partial": "warning",
     "warning": "warning",
     "recovery": "success",
@@ -113,6 +114,19 @@ def missed_message(
         return None
     lines = [f"A scheduled {kind} did not take place.", "", f"Server: {server}", f"Due: {_time(scheduled_for)}"]
     return _message(f"{server}: {kind} missed", [*lines, f"Reason: {reason}"], "missed", next_run)
+
+
+def expiry_message(archive: str, expires: datetime, *, on: Collection[NotifyOn], server: str) -> Message | None:
+    """Return what to say of an old state that will be removed by itself; None when that is not in `on`."""
+    if "expiry" not in on:
+        return None
+    lines = [
+        f"The state before the restore of {archive} will be removed at {_time(expires)}, if the server works then.",
+        "",
+        f"Server: {server}",
+        "What to do: nothing, if all is well. `deviceon-backup rollback` returns to that state as long as it is there.",
+    ]
+    return _message(f"{server}: the state before a restore will be removed", lines, "expiry", None)
 
 
 def failure_reason(job: Job) -> str:

@@ -330,8 +330,11 @@ async def _roll_back(journal: Journal, hooks: ServerHooks, progress: Progress) -
     return await _take_back_and_start(journal, hooks, progress)
 
 
-async def commit(config: Config, *, progress: Progress) -> str:
-    """Keep what was restored and remove the old state for good. Returns the archive's name."""
+async def commit(config: Config, *, only_if_healthy: bool = False, progress: Progress) -> str:
+    """Keep what was restored and remove the old state for good. Returns the archive's name.
+
+    `only_if_healthy`: asks the health probe first. Raises Unhealthy, and nothing has changed.
+    """
     with only_job(config.state_dir, "a commit"):
         journal = _waiting(config)
         if journal.state not in ("swapped", "committing"):
@@ -339,6 +342,9 @@ async def commit(config: Config, *, progress: Progress) -> str:
                 f"the restore of {journal.archive} did not finish (it was {journal.state}): there is nothing to keep",
                 hint="Run `deviceon-backup rollback` to bring the state before it back.",
             )
+        if only_if_healthy and journal.state == "swapped":
+            progress.begin("health", "Looking whether the server works before the state before the restore goes")
+            await _hooks(config, journal).health("commit", progress)
         progress.past_cancelling = True
         progress.begin("commit", f"Removing the state before the restore of {journal.archive}")
         async with _servers_locked(journal, "a commit"):

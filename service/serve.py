@@ -25,6 +25,7 @@ from service.jobs import Stuck
 from service.ledger import PROVEN, Evidence
 from service.metrics import Metrics
 from service.notify import Notifier
+from service.old_state import OldState
 from service.progress import Progress
 from service.recovery_choice import without_recovery
 from service.restore import recover
@@ -220,6 +221,7 @@ class _Service:
                     await self._measure_target()
                     await self._prove_one_more()
                     await self._forget_old_jobs()
+                await self._look_at_old_state()
                 if self._idle() and self.waited >= self.patience:
                     self.patience, self.waited = min(self.patience * 2, SETTLE_SELDOM), 0
                     if not self.settled:
@@ -235,6 +237,12 @@ class _Service:
             except TimeoutError:
                 looks += 1
                 self.waited += 1
+
+    async def _look_at_old_state(self) -> None:
+        app = self.app
+        if self._idle() and not app.scheduler.clock_suspect:
+            old = OldState(app.jobs, app.history, app.values, app.announcer, self.notifier.expiring)
+            await old.look(app.file, now=app.clock())
 
     def _idle(self) -> bool:
         return self.app.jobs.active is None and not self.app.jobs.waiting

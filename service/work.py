@@ -154,8 +154,9 @@ class Work:
     async def _rollback(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
         return {"archive": await rollback(config, progress=progress), "rolled_back": True}
 
-    async def _commit(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
-        return {"archive": await commit(config, progress=progress), "committed": True}
+    async def _commit(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
+        healthy = bool(params.get("if_healthy"))
+        return {"archive": await commit(config, only_if_healthy=healthy, progress=progress), "committed": True}
 
     async def _verify(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
         archive = archive_at(config, params["archive"], params.get("target"))

@@ -19,6 +19,7 @@ from service.config import Config, ConfigFile, complete
 from service.job import Job, JobKind
 from service.jobs import Jobs
 from service.ledger import Ledger
+from service.old_state import expires
 from service.restore import pending
 from service.scheduler import Scheduler
 from service.settings import StoredSettings
@@ -88,7 +89,7 @@ def waiting_restore(file: ConfigFile) -> Pending | None:
     if journal is None:
         return None
     names = [str(participant["name"]) for participant in journal.participants]
-    return Pending(journal.id, journal.archive, journal.started, journal.state, names)
+    return Pending(journal.id, journal.archive, journal.started, journal.state, names, expires(journal, file.restore))
 
 
 def _secrets(params: p.Mutation) -> set[str]:

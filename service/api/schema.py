@@ -55,6 +55,10 @@ _OTHER_EVENTS: dict[str, tuple[str, dict[str, Any]]] = {
         "Some of the stored settings make no sense any more and are not in force; the file holds all as they were.",
         _object(file=_TEXT),
     ),
+    "restore.expires": (
+        "The state before a restore is going to be removed by itself at a time (restore.keep_old).",
+        _object(restore_id=_TEXT, archive=_TEXT, expires=_TIME),
+    ),
     "schedule.missed": (
         "A job that was due by a schedule did not begin in time; `kind` is backup, drill or selftest.",
         _object(kind=_TEXT, due=_TIME, made_up={"type": "boolean"}),

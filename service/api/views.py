@@ -41,6 +41,8 @@ class Pending:
     started: str
     state: str
     sources: list[str]
+    expires: datetime | None = None
+    """When the state before it will be removed by itself; null: not before `restore.commit`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,10 @@ def status(shared: Shared) -> None:
     ]
     if info["restore"]:
         waiting = info["restore"]
-        rows.append(
-            ("restore", f"{waiting['archive']} of {render.at_utc(waiting['started'])} waits for commit or rollback")
-        )
+        told = f"{waiting['archive']} of {render.at_utc(waiting['started'])} waits for commit or rollback"
+        if waiting["expires"]:
+            told += f"; commits itself at {render.at_utc(waiting['expires'])}, if the server works then"
+        rows.append(("restore", told))
     if info["recovery"] and info["recovery"]["warning"]:
         rows.append(("WARNING", info["recovery"]["warning"]))
     if info["active"]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from demo.postgresql_server import PostgresqlServer
+from service.backup import backup
+from service.catalog import opened
 from service.errors import Obstacle, RestoreRefused
 from service.exclusive import servers_locked
 from service.journal import Journal
@@ -142,3 +145,16 @@ async def test_a_token_holds_a_restore_to_the_plan_that_was_looked_at(installati
     assert (await planned(installation, archive)).token != other
     installation.hooks = {}
     await put_back(other)
+
+
+async def test_a_backup_while_the_old_state_is_kept_leaves_the_old_databases_out(
+    installation: Installation, archive: str
+) -> None:
+    await installation.restore(archive)
+    later = datetime.now(UTC) + timedelta(hours=1)
+    made = await backup(installation.config, progress=Progress(), clock=lambda: later)
+    async with opened(installation.config, made.name) as reader:
+        [stored] = reader.sources()
+    assert [database["name"] for database in stored.facts["databases"]] == ["app", "postgres"]
+    left_out = [item["reason"] for item in made.excluded if "__old_" in item["path"]]
+    assert len(left_out) == 2

@@ -90,6 +90,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("service.settle", "service.jobs"),
     ("service.key_jobs",),
     ("service.restore_table",),
+    ("service.old_state",),
     ("service.work", "service.scheduler"),
     ("service.api",),
     ("service.app",),

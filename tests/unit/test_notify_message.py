@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from service import secret
 from service.config_monitoring import DeadManSettings, NotificationSettings, NotifyOn
 from service.job import Job, JobKind, JobState
-from service.notify_message import LONGEST_BODY, events, failure_reason, job_message, missed_message
+from service.notify_message import LONGEST_BODY, events, expiry_message, failure_reason, job_message, missed_message
 from service.secret import remember
 
 DUE = datetime(2026, 1, 31, 2, 0, tzinfo=UTC)
@@ -60,7 +60,7 @@ def test_what_an_ended_job_is(job: Job, previous: Job | None, expected: list[Not
 
 def test_only_what_was_asked_for_is_told_by_its_most_telling_name() -> None:
     on = NotificationSettings(urls_env="X").events
-    assert on == ["failure", "partial", "missed", "recovery"]
+    assert on == ["failure", "partial", "missed", "recovery", "expiry"]
     assert job_message(GOOD, GOOD, on=on, server="s") is None
     assert job_message(WARNED, GOOD, on=on, server="s") is None
     recovered = job_message(WARNED, ended("failed"), on=on, server="s")
@@ -69,6 +69,13 @@ def test_only_what_was_asked_for_is_told_by_its_most_telling_name() -> None:
     success = job_message(WARNED, ended("failed"), on=["success"], server="s")
     assert success is not None and success.title.endswith("backup succeeded")
     assert missed_message("backup", DUE, "x", on=["failure"], server="s") is None
+
+
+def test_an_old_state_that_will_go_is_told_with_the_way_back() -> None:
+    assert expiry_message("Backup_20260101_0000Z.zip", DUE, on=["missed"], server="s") is None
+    message = expiry_message("Backup_20260101_0000Z.zip", DUE, on=EVERYTHING, server="edge-7")
+    assert message is not None and message.severity == "warning"
+    assert "2026" in message.body and "rollback" in message.body and "edge-7" in message.title
 
 
 def test_a_failure_tells_server_times_error_hint_and_what_comes_next() -> None:

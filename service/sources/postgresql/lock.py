@@ -83,7 +83,7 @@ async def _let_go(connection: Connection, settings: PostgresqlSettings) -> None:
         async with asyncio.timeout(settings.connect_timeout):
             await connection.execute("SELECT pg_catalog.pg_advisory_unlock($1, $2)", _CLASS, _OBJECT)
             await connection.close()
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
         pass  # the session is gone, and its lock with it
     finally:
         connection.terminate()
