@@ -101,7 +101,11 @@ async def _assembled(file: ConfigFile, database: Database, clock: Callable[[], d
         app.jobs,
         values,
         announcer,
-        [Occasion("backup", lambda: _backup_schedule(app)), Occasion("selftest", lambda: _selftest_schedule(app))],
+        [
+            Occasion("backup", lambda: _backup_schedule(app)),
+            Occasion("drill", lambda: app.file.drill.schedule),
+            Occasion("selftest", lambda: _selftest_schedule(app)),
+        ],
         clock,
         seed=await _installation(values),
     )

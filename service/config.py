@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from service import strict_yaml
+from service.config_drill import DrillSettings
 from service.config_monitoring import DeadManSettings, HttpSettings, LogSettings, NotificationSettings
 from service.config_problems import describe
 from service.config_restore import ResetSettings, RestoreSettings
@@ -230,6 +231,8 @@ class ConfigFile(SystemBackup):
     """What a restore does around the exchange."""
     reset: ResetSettings = ResetSettings()
     """What a reset to the baseline leaves as it is."""
+    drill: DrillSettings = DrillSettings()
+    """Restores for practice."""
     service: ServiceSettings = ServiceSettings()
     """The long-running service."""
     http: HttpSettings = HttpSettings()

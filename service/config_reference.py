@@ -22,6 +22,7 @@ _SECTIONS = {
     "HookSettings": "restore.hooks.stop and start",
     "HealthSettings": "restore.hooks.health",
     "ResetSettings": "reset",
+    "DrillSettings": "drill",
     "ServiceSettings": "service",
     "TlsSettings": "service.tls",
     "HttpSettings": "http",

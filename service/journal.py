@@ -25,6 +25,8 @@ from service.errors import RestoreError
 from service.sources.base import Record
 from service.state_directory import prepare, remove_file, replace_file
 
+RESTORES = "restores"
+
 State = Literal["staging", "stopping", "swapping", "starting", "swapped", "undoing", "committing"]
 
 
@@ -46,10 +48,10 @@ class Journal:
     swapped: str = ""
 
     @classmethod
-    def begin(cls, state_dir: Path, *, archive: str, started: str) -> Self:
-        """Start a journal with no participant. Nothing is written before `save`."""
+    def begin(cls, state_dir: Path, *, archive: str, started: str, folder: str = RESTORES) -> Self:
+        """Start a journal with no participant. Nothing is written before `save`. Drills have their own `folder`."""
         identifier = secrets.token_hex(4)
-        return cls(_directory(state_dir) / f"{identifier}.json", identifier, archive, started, "staging", [])
+        return cls(_directory(state_dir, folder) / f"{identifier}.json", identifier, archive, started, "staging", [])
 
     def add(self, name: str, settings: Mapping[str, Any], preserve: list[str]) -> Record:
         """Add a participant and return its record, which knows the id of the restore."""
@@ -79,10 +81,10 @@ class Journal:
         await run_in_thread(remove_file, self.path)
 
 
-def journals(state_dir: Path) -> list[Journal]:
+def journals(state_dir: Path, *, folder: str = RESTORES) -> list[Journal]:
     """Read all journals, the oldest first. Raises RestoreError when one cannot be read."""
     found = []
-    for path in sorted(_directory(state_dir).glob("*.json")):
+    for path in sorted(_directory(state_dir, folder).glob("*.json")):
         try:
             content = json.loads(path.read_bytes())
             found.append(Journal(path=path, **content))
@@ -94,5 +96,5 @@ def journals(state_dir: Path) -> list[Journal]:
     return sorted(found, key=lambda journal: journal.started)
 
 
-def _directory(state_dir: Path) -> Path:
-    return prepare(prepare(state_dir) / "restores")
+def _directory(state_dir: Path, folder: str) -> Path:
+    return prepare(prepare(state_dir) / folder)

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.config import Config, ConfigFile
@@ -93,7 +94,18 @@ async def sign_archive(config: Config, purpose: str, message: bytes) -> tuple[by
         return None
 
 
-def trusted_signers(config: Config) -> frozenset[str]:
+def own_public_key(state_dir: Path) -> bytes | None:
+    """Return the public key (DER) that this machine signs with; None when there is none yet. Asks no TPM.
+
+    Raises SealError when it cannot be read.
+    """
+    from service.sealing.tpm.signing import KEY_FILE, load_signing_key  # noqa: PLC0415 - cryptography
+
+    key = load_signing_key(state_dir / KEY_FILE)
+    return None if key is None else key.public_key
+
+
+def trusted_signers(config: ConfigFile) -> frozenset[str]:
     """Return the fingerprints of whose signatures prove where an archive comes from: configured ones and this machine's
     own, also of TPMs that it had before.
     """

@@ -78,6 +78,11 @@ class Metrics:
             "last_selftest_success_timestamp_seconds",
             "When the last self-test of the newest archives' keys succeeded; known across restarts, 0 for never.",
         )
+        self._last_drill = self._gauge(
+            "last_drill_success_timestamp_seconds",
+            "When the last drill ended that restored an archive for practice; known across restarts, 0 for never.",
+        )
+        self._next_drill = self._gauge("next_drill_timestamp_seconds", "When the next drill is due, 0 for never.")
         self._schedule = self._gauge("schedule_enabled", "1 when backups are made by a schedule, else 0.")
 
     def _define_surroundings(self) -> None:
@@ -160,6 +165,10 @@ class Metrics:
         """Tell when the next backup is due; None for never."""
         self._next_run.set(when.timestamp() if when else 0)
 
+    def next_drill(self, when: datetime | None) -> None:
+        """Tell when the next drill is due; None for never."""
+        self._next_drill.set(when.timestamp() if when else 0)
+
     def schedule_enabled(self, enabled: bool) -> None:
         """Tell whether backups are made by a schedule."""
         self._schedule.set(enabled)
@@ -176,6 +185,8 @@ class Metrics:
             return
         if job.kind == "selftest":
             self._last_selftest.set(job.ended.timestamp())
+        if job.kind == "drill":
+            self._last_drill.set(job.ended.timestamp())
         if job.kind != "backup":
             return
         self._last_success.set(job.ended.timestamp())

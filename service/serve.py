@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NoReturn, get_args
 
+from service import drill, drill_report
 from service.app import App, opened
 from service.backup import utc_now
 from service.catalog import CatalogEntry, list_archives
@@ -174,6 +175,7 @@ class _Service:
             self.settled = True
             with _logged("recovering a restore"):
                 await recover(self.app.file, progress=Progress())
+                await drill.recover(self.app.file, progress=Progress())
             return
         with _logged("settling"):
             await self.app.jobs.submit("settle", {}, origin="service")
@@ -250,13 +252,16 @@ class _Service:
     async def _forget_old_jobs(self) -> None:
         if not self.app.scheduler.clock_suspect:
             with _logged("forgetting old jobs"):
-                await self.app.history.forget(self.app.clock() - timedelta(days=self.app.file.service.keep_history))
+                before = self.app.clock() - timedelta(days=self.app.file.service.keep_history)
+                await self.app.history.forget(before)
+                await asyncio.to_thread(drill_report.forget, self.app.file.state_dir, before)
 
     async def _measure_target(self) -> None:
         metrics, next_run = self.metrics, self.app.scheduler.next_run()
         metrics.next_run(next_run)
         metrics.schedule_enabled(next_run is not None)
         metrics.recovery_missing(without_recovery(self.app.file))
+        metrics.next_drill(self.app.scheduler.next_run("drill"))
         try:
             config = self.app.config()
         except ConfigError:
@@ -286,7 +291,7 @@ class _Service:
             return await list_archives(target, self.app.archives)
 
     async def _seed_metrics(self) -> None:
-        kinds: tuple[JobKind, ...] = ("backup", "selftest")
+        kinds: tuple[JobKind, ...] = ("backup", "drill", "selftest")
         for kind in kinds:
             self.metrics.seed(*await self.app.history.jobs(limit=1, kinds=[kind], states=["succeeded"]))
 
@@ -302,6 +307,8 @@ class _Service:
             self._notify(job, await self._previous(job))
         if job.kind == "copy" and job.state == "succeeded":
             self.patience = self.waited = SETTLE_AGAIN  # that target works again: the next one at once
+        if job.kind == "drill" and await asyncio.to_thread(drill.unfinished, self.app.file):
+            self.settled = False  # something it has made is still there
         self.backed_up |= job.kind == "backup" and job.state in ("succeeded", "partial")
         self.looked_for.set()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from service import drill
 from service.catalog import check_whole, verify
 from service.config import Config
 from service.errors import ArchiveError, DamagedSlot, NotAuthentic, PinRequired, ServiceError
@@ -21,9 +22,12 @@ from storage_backends.base import ObjectNotFound, StorageBackend, StorageError
 
 @dataclass(slots=True)
 class SettleResult:
-    """What was found: restores that were ended, uploads that were swept, archives that were read, by what came out."""
+    """What was found: restores that were ended, drills that were tidied up, uploads that were swept, archives that were
+    read, by what came out.
+    """
 
     restores: list[str] = field(default_factory=list)
+    drills: list[str] = field(default_factory=list)
     swept: int = 0
     verified: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
@@ -41,6 +45,7 @@ async def settle(
     """
     progress.begin("settle", "Looking for what a crash has left")
     result = SettleResult(restores=await recover(config, progress=progress))
+    result.drills = await drill.recover(config, progress=progress)
     problems: list[ServiceError | StorageError] = []
     for one in config.each():
         try:

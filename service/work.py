@@ -14,6 +14,7 @@ from service.baseline import make_baseline, require_none
 from service.catalog import archive_at
 from service.config import Config
 from service.copying import NoSource, copy
+from service.drill import drill
 from service.errors import ConfigError, ServiceError, StateError
 from service.holding import delete
 from service.job import Job
@@ -74,6 +75,7 @@ class Work:
             "verify": self._verify,
             "copy": self._copy,
             "keys": partial(change_keys, ledger=self._archives),
+            "drill": self._drill,
             "prune": self._prune,
             "delete": self._delete,
             "selftest": self._selftest,
@@ -176,6 +178,11 @@ class Work:
             raise
         await self._pending.remove(name, target)
         return asdict(result)
+
+    async def _drill(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
+        archive, target = params.get("archive"), params.get("target")
+        done = await drill(config, archive, target=target, progress=progress, ledger=self._archives, clock=self._clock)
+        return asdict(done)
 
     async def _prune(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
         chosen = config.at(params["target"]) if params.get("target") else config

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from service.api.archives import ArchiveMethods
 from service.api.context import Context, Family
+from service.api.drills import DrillMethods
 from service.api.jobs import JobMethods
 from service.api.keys import KeyMethods
 from service.api.planning import Planning
@@ -27,6 +28,7 @@ FAMILIES: tuple[type[Family], ...] = (
     KeyMethods,
     ProvisionMethods,
     RestoreMethods,
+    DrillMethods,
     ResetMethods,
     Planning,
     PinMethods,

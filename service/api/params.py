@@ -186,6 +186,33 @@ class ArchiveCopy(Mutation):
     """The URL of the target to copy from; any that has it when left out."""
 
 
+class DrillStart(Mutation, OfTarget, Opened):
+    """What to restore for practice."""
+
+    archive: Name | None = None
+    """The archive's name. When it is left out: the newest verified one that no drill has restored yet, in the target
+    (unless one is named) whose last proof is the oldest."""
+
+
+DrillName = Annotated[str, Field(pattern=r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}$")]
+
+
+class DrillList(Params):
+    """A page of drills, the newest first."""
+
+    limit: Count = 20
+    """How many at most."""
+    before: DrillName | None = None
+    """The id of the last drill of the page before."""
+
+
+class DrillId(Params):
+    """One drill."""
+
+    id: DrillName
+    """The drill's id."""
+
+
 class RetentionApply(Mutation, OfTarget):
     """Where to remove what no rule keeps; in every target when left out."""
 

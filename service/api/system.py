@@ -43,6 +43,8 @@ class System(Family):
             last_success=next(
                 iter(await self.context.history.jobs(limit=1, kinds=["backup"], states=["succeeded"])), None
             ),
+            next_drill=self.context.scheduler.next_run("drill"),
+            last_drill=next(iter(await self.context.history.jobs(limit=1, kinds=["drill"])), None),
             clock_doubted_since=self.context.scheduler.guard.doubted_since,
             restore=waiting_restore(self.context.file()),
             recovery=RecoveryInfo.of(file),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Self
@@ -87,6 +88,8 @@ class SystemInfo:
     next_run: datetime | None
     last_backup: Job | None
     last_success: Job | None
+    next_drill: datetime | None
+    last_drill: Job | None
     clock_doubted_since: datetime | None
     restore: Pending | None
     """The restore that keeps the state before it."""
@@ -118,6 +121,44 @@ class ArchivePage:
     target: str
     archives: list[CatalogEntry]
     total: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DrillSummary:
+    """What one drill has found, in short."""
+
+    id: str
+    result: str
+    """passed or failed."""
+    archive: str
+    target: str
+    started: str
+    seconds: float
+    signed: bool
+    failure: dict[str, Any] | None
+    """Why it failed: stage, code, message, hint."""
+
+    @classmethod
+    def of(cls, report: Mapping[str, Any]) -> Self:
+        """Return the summary of a report."""
+        return cls(
+            id=report["id"],
+            result=report["result"],
+            archive=report["archive"]["name"],
+            target=report["archive"]["target"],
+            started=report["started"],
+            seconds=report["seconds"],
+            signed=report["signature"] is not None,
+            failure=report["failure"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DrillPage:
+    """Drills, the newest first; `more` says whether there are older ones."""
+
+    drills: list[DrillSummary]
     more: bool
 
 

@@ -8,6 +8,7 @@ import click
 
 from service.cli import (
     archives,
+    drills,
     extracting,
     failures,
     keeping,
@@ -74,6 +75,7 @@ for command in (
     extracting.restore_table,
     restoring.rollback,
     restoring.commit,
+    drills.drill,
     resetting.baseline,
     resetting.reset_to_default,
     recovering.recover,

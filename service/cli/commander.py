@@ -31,6 +31,7 @@ JOBS: dict[str, JobKind] = {
     "key.add": "keys",
     "key.remove": "keys",
     "selftest.start": "selftest",
+    "drill.start": "drill",
     "restore.start": "restore",
     "restore.tables": "tables",
     "restore.commit": "commit",

@@ -54,6 +54,16 @@ _SERVER = (
 )
 
 
+def opening_options(command: Callable[P, R]) -> Callable[P, R]:
+    """Add what somebody may give to open an archive with, beside this machine's TPM; `opening_of` reads it."""
+    return recovery_options(_PIN_FILE(command))
+
+
+def opening_of(shared: Shared, options: dict[str, Any]) -> Opening:
+    """Return what was given to open an archive with. Raises ConfigError."""
+    return _opening(shared, options)
+
+
 def reading_options(command: Callable[P, R]) -> Callable[P, R]:
     """Add what it takes to open an archive."""
     return recovery_options(signer_option(_TCTI(_PIN_FILE(command))))

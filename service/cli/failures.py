@@ -47,6 +47,8 @@ TABLE: tuple[tuple[str, Exit], ...] = (
     ("NOT_FOUND", Exit.BUSY),
     ("INVALID_PARAMS", Exit.USAGE),
     ("INTERRUPTED", Exit.INTERRUPTED),
+    ("NO_ROOM_LEFT", Exit.FAILED),
+    ("DRILL", Exit.FAILED),
     ("STATE", Exit.FAILED),
     ("ERROR", Exit.FAILED),
 )

@@ -31,7 +31,10 @@ def status(shared: Shared) -> None:
         ),
         ("last success", _outcome(info["last_success"])),
         ("last backup", _outcome(info["last_backup"])),
+        ("last drill", _outcome(info["last_drill"])),
     ]
+    if info["next_drill"] and running:
+        rows.append(("next drill", render.at_utc(info["next_drill"])))
     if info["restore"]:
         waiting = info["restore"]
         told = f"{waiting['archive']} of {render.at_utc(waiting['started'])} waits for commit or rollback"
@@ -55,7 +58,8 @@ def _outcome(job: dict[str, Any] | None) -> str:
     told = f"{render.at_utc(job['ended'] or job['created'])} {job['state']}"
     if job["error"]:
         return f"{told}: {job['error']['message']}"
-    return f"{told}: {(job['result'] or {}).get('name', '')}".rstrip(": ")
+    result = job["result"] or {}
+    return f"{told}: {result.get('name') or result.get('archive', '')}".rstrip(": ")
 
 
 @click.group()

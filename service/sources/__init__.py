@@ -104,6 +104,47 @@ def settings_for(config: Config, stored: StoredSource) -> SourceSettings:
     )
 
 
+def for_practice(config: Config, stored: StoredSource, scratch: Path) -> SourceSettings:
+    """Return settings under which an archived source is restored beside everything that is live, for a drill.
+
+    Trees and files go below `scratch`, databases to the server of drills or, more gently than a restore, to their own.
+    Raises ConfigError as `settings_for`.
+    """
+    drill = config.drill
+    if stored.type != "postgresql":
+        place = scratch / stored.name / (Path(stored.facts["path"]).name or "root")
+        of_type = TreeSettings if stored.type == "tree" else SqliteSettings
+        return of_type(name=stored.name, path=place)
+    if drill.postgresql is not None:
+        return drill.postgresql.model_copy(update={"name": stored.name})
+    settings = settings_for(config, stored)
+    assert isinstance(settings, PostgresqlSettings)
+    gentle = {
+        "name": stored.name,
+        "connections": min(settings.connections or drill.connections, drill.connections),
+        "max_connections_share": min(settings.max_connections_share, drill.max_connections_share),
+    }
+    return settings.model_copy(update=gentle)
+
+
+def scratch_of(settings: SourceSettings) -> Path | None:
+    """Return the directory of `for_practice` that is one source's own; None for a server."""
+    return None if isinstance(settings, PostgresqlSettings) else settings.path.parent
+
+
+def make_place(settings: SourceSettings) -> None:
+    """Make the directory of `for_practice`, for nobody else to look into. Raises OSError."""
+    if (place := scratch_of(settings)) is not None:
+        place.mkdir(mode=0o700, parents=True)
+
+
+def place_in_words(settings: SourceSettings) -> str:
+    """Say where a source is restored to."""
+    if isinstance(settings, PostgresqlSettings):
+        return f"scratch databases of the PostgreSQL server {settings.host}, port {settings.port}"
+    return f"a scratch directory, {settings.path.parent.parent}"
+
+
 def settings_from_json(value: Mapping[str, Any]) -> SourceSettings:
     """Read back settings that were written to a restore journal."""
     adapter: TypeAdapter[SourceSettings] = TypeAdapter(AnySource)
@@ -123,4 +164,5 @@ def not_in_a_tree(config: Config, *, sqlite: Sequence[Path] = (), archive: Path 
     ]
     directories = [local_directory(target.url) for target in config.targets]
     archives = [path for path in (*directories, archive) if path is not None]
-    return [*files, config.state_dir, *archives]
+    practice = [] if config.drill.directory is None else [config.drill.directory]
+    return [*files, config.state_dir, *practice, *archives]

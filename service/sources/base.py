@@ -13,6 +13,11 @@ anybody at any time, also after a crash, from nothing but its `record` (JSON, in
     undo()        from any of these states, brings the old state back and removes the copy; idempotent
     commit()      removes the old state; idempotent
 
+A drill stages, and then, instead of exchanging anything, compares once more and undoes:
+
+    room()        says what the copy would take, and what of that there is
+    compare()     reads the staged copy and compares it with the manifest, further than `stage` does
+
 Every step must write what it is about to do into `record` and await `save()` before doing it; `undo` and `commit`
 decide by looking at what is really there.
 """
@@ -23,6 +28,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from service.errors import Obstacle
@@ -149,6 +155,27 @@ class SourcePlan(NamedTuple):
     """Like obstacles, with a stable code and a remedy, but nobody has to allow them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a copy of one source takes of where it would be made."""
+
+    needed: Mapping[Path, int]
+    """Directories that it would be written below, with the bytes that it needs there."""
+    unseen: str = ""
+    """A place of which nobody here sees how full it is; empty when all can be seen."""
+    free_connections: int | None = None
+    """How many more connections the server takes; None where there is no server."""
+
+
+@dataclass(slots=True)
+class Compared:
+    """What was found equal: numbers by what they count, for people, and what they should know of."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    """databases, tables, rows, definitions, identical_definitions, files, directories, bytes, read_back_digests, ..."""
+    notes: list[str] = field(default_factory=list)
+
+
 class Restorer(ABC):
     """Brings one source back; see the module's text for the states."""
 
@@ -175,6 +202,14 @@ class Restorer(ABC):
 
     async def ready(self, record: Record) -> None:  # noqa: B027 - most have nothing that could have gone away
         """Raise ServiceError when `swap` could not begin now, since what it needs is gone. Changes nothing."""
+
+    @abstractmethod
+    async def room(self, stored: StoredSource) -> Room:
+        """Say what `stage` would take. Touches nothing. Raises SourceError, OSError."""
+
+    @abstractmethod
+    async def compare(self, stored: StoredSource, reader: StreamReader, record: Record, progress: Progress) -> Compared:
+        """Read what `stage` has made and compare it with the manifest. Raises StageFailed when it differs."""
 
     @abstractmethod
     async def swap(self, record: Record, save: Callable[[], Awaitable[None]]) -> None:

@@ -21,13 +21,15 @@ from service.blocking import read_in_thread, run_in_thread
 from service.config_sources import TreeSettings
 from service.errors import CorruptArchive, Obstacle, SourceError, StageFailed, SwapFailed
 from service.progress import Progress
-from service.sources import exchange, work_area
+from service.sources import exchange, tree_compare, work_area
 from service.sources.attributes import group_here, group_name, user_here, user_name
 from service.sources.base import (
+    Compared,
     Json,
     PlanItem,
     Record,
     Restorer,
+    Room,
     Snapshot,
     Source,
     SourcePlan,
@@ -194,6 +196,18 @@ class TreeRestorer(Restorer):
         _compare(written, stored.facts)
         Planner(root, areas, found).check()
 
+    async def room(self, stored: StoredSource) -> Room:
+        """Look at what the files take, in blocks."""
+        above, _ = exchange.missing_parents(self._root)
+        return Room({above: _needed(stored.facts)})
+
+    async def compare(self, stored: StoredSource, reader: StreamReader, record: Record, progress: Progress) -> Compared:
+        """Read the copy back."""
+        [area] = _areas(record)  # nothing of a tree that is not there has to stay
+        progress.say(f"Comparing the restored copy of {self._settings.path} with the archive")
+        with progress.part("trees compared", quiet=True):
+            return await tree_compare.compare(area.path / area.name, stored.streams[0], reader, stored.facts)
+
     async def swap(self, record: Record, save: Callable[[], Awaitable[None]]) -> None:
         """Exchange the copy and the live tree."""
         root, areas = Path(decode_path(record["root"])), _areas(record)
@@ -296,7 +310,7 @@ def _obstacles(root: Path, facts: Mapping[str, Any], found: Survey) -> list[Obst
             obstacles.append(_obstacle("TREE_NOT_WRITABLE", f"{place} cannot be written to.", "Make it writable."))
     above = choose_areas(root, found, OWN_PREFIX)[0].path.parent
     usage = os.statvfs(above)
-    needed = facts["bytes"] + 4096 * (facts["files"] + facts["directories"])
+    needed = _needed(facts)
     if usage.f_bavail * usage.f_frsize < needed or 0 < usage.f_favail < facts["files"] + facts["directories"]:
         obstacles.append(_obstacle("NO_SPACE", f"The copy needs {needed} bytes at {above}.", "Make room there."))
     if os.geteuid() != 0:
@@ -319,6 +333,11 @@ def _obstacles(root: Path, facts: Mapping[str, Any], found: Survey) -> list[Obst
             )
         )
     return obstacles
+
+
+def _needed(facts: Mapping[str, Any]) -> int:
+    needed: int = facts["bytes"] + 4096 * (facts["files"] + facts["directories"])
+    return needed
 
 
 def _obstacle(code: str, message: str, remedy: str) -> Obstacle:

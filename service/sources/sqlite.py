@@ -40,10 +40,12 @@ from service.sources.attributes import (
     user_name,
 )
 from service.sources.base import (
+    Compared,
     Json,
     PlanItem,
     Record,
     Restorer,
+    Room,
     Snapshot,
     Source,
     SourcePlan,
@@ -52,6 +54,7 @@ from service.sources.base import (
     StreamReader,
 )
 from service.sources.directories import OWN_PREFIX, decode_path, encode_path, mounts_below, opened, opened_whole
+from service.sources.read_back import read_back
 
 STREAM = "sqlite.file"
 COMPANIONS = ("-wal", "-shm", "-journal")
@@ -342,6 +345,16 @@ class SqliteRestorer(Restorer):
             raise StageFailed(
                 f"The copy of {path} could not be made: {exc.strerror or exc}. The live database is as it was."
             ) from exc
+
+    async def room(self, stored: StoredSource) -> Room:
+        """Look at the file's size."""
+        above, _ = exchange.missing_parents(self._path)
+        return Room({above: stored.facts["bytes"]})
+
+    async def compare(self, stored: StoredSource, reader: StreamReader, record: Record, progress: Progress) -> Compared:
+        """Read the copy back; its integrity was checked when it was staged."""
+        [area] = _areas(record)
+        return await run_in_thread(read_back, area / self._path.name, stored.streams[0])
 
     async def swap(self, record: Record, save: Callable[[], Awaitable[None]]) -> None:
         """Exchange the copy and the live file; set the live file's companions aside first."""

@@ -132,12 +132,14 @@ class History:
         return found
 
     async def forget(self, before: datetime) -> None:
-        """Forget jobs that ended before a time, but for the newest backup that succeeded."""
+        """Forget jobs that ended before a time, but for the newest backup and the newest drill that succeeded."""
 
         def work(db: sqlite3.Connection) -> None:
             db.execute(
                 f"DELETE FROM jobs WHERE created < ? AND state IN ({', '.join('?' * len(ENDED))}) AND id NOT IN "
-                "(SELECT id FROM jobs WHERE kind = 'backup' AND state = 'succeeded' ORDER BY created DESC LIMIT 1)",
+                "(SELECT id FROM jobs WHERE kind = 'backup' AND state = 'succeeded' ORDER BY created DESC LIMIT 1) "
+                "AND id NOT IN "
+                "(SELECT id FROM jobs WHERE kind = 'drill' AND state = 'succeeded' ORDER BY created DESC LIMIT 1)",
                 (before.isoformat(), *sorted(ENDED)),
             )
 

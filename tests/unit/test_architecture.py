@@ -50,6 +50,7 @@ LAYERS: list[tuple[str, ...]] = [
         "service.state",
     ),
     ("service.config_sources", "service.config_restore", "service.object_lock"),
+    ("service.config_drill",),
     ("service.config", "service.clock_guard", "service.announcer", "service.http", "service.notify_message"),
     (
         "service.settings",
@@ -71,7 +72,8 @@ LAYERS: list[tuple[str, ...]] = [
         "service.server_version",
         "service.hooks",
     ),
-    ("service.catalog", "service.exclusive"),
+    ("service.headroom", "service.drill_page", "service.drill_requirements"),
+    ("service.catalog", "service.exclusive", "service.drill_report"),
     ("service.targets",),
     ("service.key_slots", "service.provisioning"),
     (
@@ -85,7 +87,8 @@ LAYERS: list[tuple[str, ...]] = [
     ),
     ("service.baseline", "service.restore_estimate"),
     ("service.restore_plan",),
-    ("service.extract", "service.restore", "service.doctor"),
+    ("service.drill_choice", "service.drill_seen"),
+    ("service.extract", "service.restore", "service.doctor", "service.drill"),
     ("service.reset",),
     ("service.settle", "service.jobs"),
     ("service.key_jobs",),

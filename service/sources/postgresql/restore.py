@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 
 from service.config_sources import PostgresqlSettings
 from service.progress import Progress
-from service.sources.base import Record, Restorer, SourcePlan, StoredSource, StreamReader
+from service.sources.base import Compared, Record, Restorer, Room, SourcePlan, StoredSource, StreamReader
 from service.sources.postgresql import preflight, rows, stage, swap
+from service.sources.postgresql.compare import compare
+from service.sources.postgresql.room import room
 
 
 class PostgresqlRestorer(Restorer):
@@ -38,6 +40,14 @@ class PostgresqlRestorer(Restorer):
     async def ready(self, record: Record) -> None:
         """See `Restorer.ready`: the server answers."""
         await swap.ready(self._settings, record)
+
+    async def room(self, stored: StoredSource) -> Room:
+        """See `Restorer.room`."""
+        return await room(self._settings, stored)
+
+    async def compare(self, stored: StoredSource, reader: StreamReader, record: Record, progress: Progress) -> Compared:
+        """See `Restorer.compare`."""
+        return await compare(self._settings, stored, reader, record, progress)
 
     async def swap(self, record: Record, save: Callable[[], Awaitable[None]]) -> None:
         """See `Restorer.swap`."""

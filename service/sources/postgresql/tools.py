@@ -241,6 +241,14 @@ async def _restore_file(
         await process.stdout.read()
 
 
+async def converted(settings: PostgresqlSettings, directory: Path, arguments: Sequence[str], *, file: IO[bytes]) -> str:
+    """Return what pg_restore says of an open file, without a server. Raises SourceError."""
+    argv = [*arguments, f"/proc/self/fd/{file.fileno()}"]
+    async with child(settings, directory / "pg_restore", argv, pass_fds=(file.fileno(),)) as process:
+        assert process.stdout is not None
+        return (await process.stdout.read()).decode(errors="surrogateescape")
+
+
 async def restore_stream(
     settings: PostgresqlSettings,
     directory: Path,
