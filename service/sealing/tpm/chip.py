@@ -61,9 +61,12 @@ class Chip:
         del self._made[handle]
 
     def release(self, handle: Any) -> None:
-        """Free one slot early. One that does not go now is freed with the rest: no result is lost for that."""
-        with contextlib.suppress(TSS2_Exception):
+        """Free one slot early. One that does not go now is freed with the rest, unless the connection is broken."""
+        try:
             self.flush(handle)
+        except TSS2_Exception as error:
+            if faults.is_connection(error.rc):
+                raise  # the library cannot use this context any more
 
     def flush_all(self) -> list[int]:
         """Free every slot; returns the TPM's handles of those that could not be freed.
