@@ -30,7 +30,7 @@ from service.sealing.tpm import (
     read_pin,
 )
 from service.sealing.tpm.faults import TpmBusy, TpmFailed, TpmTimeout
-from tests.integration.tpm_wire import CREATE, DROP, LOAD, LOSE, Plan, Tools, TpmWire, wired
+from tests.integration.tpm_wire import CREATE, DROP, HANG, LOAD, LOSE, START_AUTH_SESSION, Plan, Tools, TpmWire, wired
 
 ARCHIVE = bytes(16)
 FLUSH_CONTEXT, READ_PUBLIC = 0x165, 0x173
@@ -187,6 +187,54 @@ async def test_a_lasting_fault_from_any_command_on_is_a_typed_error_in_bounded_t
     assert told
 
 
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("code", [code for rule in faults.RULES for code in rule.codes], ids=hex)
+async def test_every_code_of_the_table_is_told_and_tried_again_as_it_says(
+    software_tpm: SoftwareTpm, tmp_path: Path, wire: TpmWire, code: int
+) -> None:
+    Tools(software_tpm.tcti, tmp_path).persist("0x81000001", "-G", "ecc")
+    (rule,) = (each for each in faults.RULES if code in each.codes)
+    pin, key, slot = await prepared(software_tpm.tcti)
+    sent = code if code > 0xFF else code | 0x900  # of format one: it blames the first session
+    operations: list[int] = []
+
+    def plan(_number: int, command: int) -> int | None:
+        operations.append(command)
+        return sent if command == CREATE else None
+
+    wire.plan = plan
+    with pytest.raises(SealError) as caught:
+        await TpmRecipient(TpmGate(wire.tcti, deadline=0.4), pin).wrap(key, ARCHIVE)
+    assert type(caught.value) is rule.kind
+    assert rule.message in str(caught.value)
+    assert f"0x{sent:x}" in str(caught.value)
+    assert caught.value.hint == rule.hint
+    assert (operations.count(START_AUTH_SESSION) > 1) == rule.again
+    assert await loaded(software_tpm.tcti) == []
+    wire.plan = lambda _number, _code: None
+    assert await TpmIdentity(TpmGate(wire.tcti)).unwrap(slot, ARCHIVE) == key
+
+
+async def test_a_tpm_that_hangs_at_any_command_is_given_up_in_bounded_time_and_nothing_stays_in_it(
+    software_tpm: SoftwareTpm, tmp_path: Path, wire: TpmWire, record_property: Callable[[str, object], None]
+) -> None:
+    Tools(software_tpm.tcti, tmp_path).persist("0x81000001", "-G", "ecc")  # else each try derives the key again
+    pin, _, _ = await prepared(software_tpm.tcti)
+    restore_pin = await make_pin(TpmGate(software_tpm.tcti), pin, PIN, now=NOW)
+    commands = await count_commands(wire, pin, restore_pin)
+    for number in range(commands):
+        wire.plan = from_number(len(wire.commands) + number, HANG, times=1)
+        began = time.monotonic()
+        with pytest.raises(TpmTimeout, match="a call hangs in it"):
+            await wrap_and_unwrap(TpmGate(wire.tcti, deadline=0.3), pin, restore_pin)
+        assert time.monotonic() - began < 3
+        wire.let_go()
+        for thread in [each for each in threading.enumerate() if each.name == "tpm"]:
+            await asyncio.to_thread(thread.join, 10)
+        assert await loaded(software_tpm.tcti) == []
+    record_property("counted", f"a hang at each of {commands} commands, all given up in time")
+
+
 async def test_a_tpm_killed_in_the_middle_is_unavailable(software_tpm: SoftwareTpm, wire: TpmWire) -> None:
     pin, _, _ = await prepared(software_tpm.tcti)
 
@@ -331,3 +379,9 @@ def test_errors_of_the_library_stay_off_the_terminal(software_tpm: SoftwareTpm) 
         check=False,
     )
     assert (done.stdout, done.stderr) == ("DamagedSlot\n", "")
+
+
+def test_the_documentation_has_the_table_of_codes() -> None:
+    text = (Path(__file__).parents[2] / "docs/TPM.md").read_text()
+    assert faults.markdown() in text, "paste what service.sealing.tpm.faults.markdown() returns"
+    assert {code for rule in faults.RULES if rule.again for code in rule.codes} == faults.AGAIN

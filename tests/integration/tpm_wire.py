@@ -19,6 +19,9 @@ DROP = -1
 LOSE = -2
 """The TPM carries the command out and its answer is lost."""
 
+HANG = -3
+"""The TPM does not answer until `TpmWire.let_go`; then the connection breaks."""
+
 Plan = Callable[[int, int], int | None]
 """From the number of a command (from 0) and its code to the response code it fails with; None lets it through."""
 
@@ -31,6 +34,7 @@ class TpmWire:
         self.seen = bytearray()
         self.plan: Plan = lambda _number, _code: None
         self._tpm = tpm
+        self._let_go = threading.Event()
         self._path = tpm.directory / "wire"
         self._listeners: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -44,6 +48,11 @@ class TpmWire:
         control = Path(f"{self._path}.ctrl")
         self._serve(control, Path(f"{self._tpm.socket}.ctrl"), _relay)
         return self
+
+    def let_go(self) -> None:
+        """End what hangs now."""
+        self._let_go.set()
+        self._let_go = threading.Event()
 
     def __exit__(self, *_: object) -> None:
         for listener in self._listeners:
@@ -80,7 +89,9 @@ class TpmWire:
             self.commands.append(code)
             self.seen += command
             failure = self.plan(number, code)
-            if failure == DROP:
+            if failure == HANG:
+                self._let_go.wait(60)
+            if failure in (DROP, HANG):
                 return
             if failure in (None, LOSE):
                 tpm.sendall(command)

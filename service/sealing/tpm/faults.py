@@ -7,6 +7,8 @@ TpmUnavailable
  |- TpmDisabled         its storage hierarchy is switched off
  |- TpmOwnerPassword    its owner password is needed and was not given, or is wrong
  `- TpmLockout          too many wrong passwords: it wants to be left alone for a while
+SealError
+ `- TpmPolicy           a key's policy is not satisfied
 """
 
 from __future__ import annotations
@@ -16,27 +18,18 @@ from dataclasses import dataclass
 from service.errors import SealError, TpmUnavailable
 
 # Format zero: the whole number is the code.
-FAILURE = 0x101
-PCR_CHANGED = 0x128
-AUTH_UNAVAILABLE = 0x12F
-OBJECT_MEMORY = 0x902
-SESSION_MEMORY = 0x903
-YIELDED = 0x908
-TESTING = 0x90A
-NV_RATE = 0x920
-LOCKOUT = 0x921
-RETRY = 0x922
-NV_UNAVAILABLE = 0x923
+INITIALIZE, FAILURE, DISABLED, PCR_CHANGED = 0x100, 0x101, 0x120, 0x128
+UPGRADE, AUTH_UNAVAILABLE, REBOOT = 0x12D, 0x12F, 0x130
+COMMAND_CODE = 0x143
+CONTEXT_GAP, OBJECT_MEMORY, SESSION_MEMORY, MEMORY, SESSION_HANDLES, OBJECT_HANDLES = range(0x901, 0x907)
+YIELDED, CANCELED, TESTING = 0x908, 0x909, 0x90A
+NV_RATE, LOCKOUT, RETRY, NV_UNAVAILABLE = 0x920, 0x921, 0x922, 0x923
 # Format one: without the bits that say which handle, parameter or session is meant.
-HIERARCHY = 0x085
-HANDLE = 0x08B
-AUTH_FAIL = 0x08E
-POLICY_FAIL = 0x09D
-INTEGRITY = 0x09F
-BAD_AUTH = 0x0A2
+HIERARCHY, HANDLE, AUTH_FAIL, POLICY_FAIL, INTEGRITY, BAD_AUTH = 0x085, 0x08B, 0x08E, 0x09D, 0x09F, 0x0A2
 
-NO_ROOM = frozenset({0x901, OBJECT_MEMORY, SESSION_MEMORY, 0x904, 0x905, 0x906})
-AGAIN = frozenset({RETRY, YIELDED, TESTING, NV_RATE, NV_UNAVAILABLE}) | NO_ROOM
+NO_ROOM = frozenset(range(CONTEXT_GAP, OBJECT_HANDLES + 1))
+AGAIN = frozenset({RETRY, YIELDED, CANCELED, TESTING, NV_RATE, NV_UNAVAILABLE}) | NO_ROOM
+"""Codes after which everything is begun anew, with pauses of 0.1 to 5 seconds, for half of the gate's deadline."""
 
 _TPM_LAYERS = frozenset({0, 0xC})  # the TPM itself, and its codes passed on by a resource manager
 _ESAPI_LAYER, _TCTI_LAYER = 0x7, 0xA
@@ -81,6 +74,12 @@ class TpmLockout(TpmUnavailable):
     """The TPM counts wrong passwords and refuses for a while."""
 
     code = "TPM_LOCKOUT"
+
+
+class TpmPolicy(SealError):
+    """The TPM's policy for a key is not satisfied. No key of this service depends on the platform's state."""
+
+    code = "TPM_POLICY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,22 +163,118 @@ def blames_input(rc: int) -> bool:
     return rc >> 16 in _TPM_LAYERS and bool(rc & 0x080) and bool(rc & 0x840)
 
 
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What some codes mean wherever no caller expects them."""
+
+    codes: tuple[int, ...]
+    names: str
+    """As the TPM's specification names them, without TPM_RC_."""
+    kind: type[SealError]
+    message: str
+    hint: str
+
+    @property
+    def again(self) -> bool:
+        """Tell whether the operation is tried again."""
+        return self.codes[0] in AGAIN
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        (CONTEXT_GAP, OBJECT_MEMORY, SESSION_MEMORY, MEMORY, SESSION_HANDLES, OBJECT_HANDLES),
+        "CONTEXT_GAP, OBJECT_MEMORY, SESSION_MEMORY, MEMORY, SESSION_HANDLES, OBJECT_HANDLES",
+        TpmBusy,
+        "all object or session slots of the TPM are taken by others",
+        "Use tcti: device:/dev/tpmrm0 (the kernel then manages the slots), or restart what holds the TPM.",
+    ),
+    Rule(
+        (YIELDED, CANCELED, TESTING, NV_RATE, RETRY, NV_UNAVAILABLE),
+        "YIELDED, CANCELED, TESTING, NV_RATE, RETRY, NV_UNAVAILABLE",
+        TpmBusy,
+        "the TPM kept answering that it is busy",
+        "Try again later. Look at `doctor` if it stays so.",
+    ),
+    Rule(
+        (LOCKOUT,),
+        "LOCKOUT",
+        TpmLockout,
+        "the TPM is in lockout after too many wrong passwords or PINs",
+        "Wait for the interval that `doctor` shows, with the machine switched on and without any further try.",
+    ),
+    Rule(
+        (BAD_AUTH, AUTH_FAIL),
+        "BAD_AUTH, AUTH_FAIL",
+        TpmOwnerPassword,
+        "the TPM's owner password is set (or its storage key has one), and none or a wrong one was given",
+        "Name a file with the owner password in sealing.owner_auth_file, or make a persistent storage root key once "
+        "(tpm2_createprimary -C o, tpm2_evictcontrol -C o ... 0x81000001), which needs no password afterwards.",
+    ),
+    Rule(
+        (HIERARCHY,),
+        "HIERARCHY",
+        TpmDisabled,
+        "the TPM's storage hierarchy is switched off",
+        "Switch on the TPM's storage (owner) hierarchy in the firmware's settings.",
+    ),
+    Rule(
+        (DISABLED,),
+        "DISABLED",
+        TpmDisabled,
+        "the TPM has this command switched off",
+        "Switch the TPM on in the firmware's settings.",
+    ),
+    Rule(
+        (FAILURE,),
+        "FAILURE",
+        TpmFailed,
+        "the TPM is in failure mode",
+        "Switch the machine off and on again. If it stays, the chip is broken.",
+    ),
+    Rule(
+        (INITIALIZE, REBOOT),
+        "INITIALIZE, REBOOT",
+        TpmFailed,
+        "the TPM waits to be started by the firmware",
+        "Restart the machine; a software TPM has to be sent TPM2_Startup.",
+    ),
+    Rule(
+        (UPGRADE,),
+        "UPGRADE",
+        TpmFailed,
+        "the TPM is in the middle of a firmware update",
+        "End the update, then restart the machine.",
+    ),
+    Rule(
+        (COMMAND_CODE,),
+        "COMMAND_CODE",
+        TpmFailed,
+        "the TPM does not know a command that every TPM 2.0 has",
+        "Update the TPM's firmware, after `deviceon-backup prepare-firmware-update`.",
+    ),
+    Rule(
+        (POLICY_FAIL, PCR_CHANGED),
+        "POLICY_FAIL, PCR_CHANGED",
+        TpmPolicy,
+        "the TPM's policy for this key is not satisfied",
+        "Use a recovery key.",
+    ),
+    Rule(
+        (AUTH_UNAVAILABLE,),
+        "AUTH_UNAVAILABLE",
+        SealError,
+        "the TPM wants another kind of session for this key",
+        "This is a mistake of the service: report it.",
+    ),
+)
+_RULE_OF = {code: rule for rule in RULES for code in rule.codes}
+
+
 def explain(rc: int, text: str, *, tcti: str) -> SealError:
     """Return the error for a response code that no caller expected. `text` is the library's own wording."""
-    code = tpm_code(rc)
     seen = f"code 0x{rc:x}, {text}"
-    if code in _EXPLAINED:
-        kind, message, hint = _EXPLAINED[code]
-        return kind(f"{message} ({seen})", hint=hint)
-    if code in NO_ROOM:
-        return TpmBusy(
-            f"all object or session slots of the TPM are taken by others ({seen})",
-            hint="Use tcti: device:/dev/tpmrm0 (the kernel then manages the slots), or restart what holds the TPM.",
-        )
-    if code in AGAIN:
-        return TpmBusy(
-            f"the TPM kept answering that it is busy ({seen})", hint="Try again later. Look at `doctor` if it stays so."
-        )
+    if rule := _RULE_OF.get(tpm_code(rc)):
+        return rule.kind(f"{rule.message} ({seen})", hint=rule.hint)
     if is_connection(rc):
         return TpmUnavailable(
             f"the TPM at {tcti} does not answer ({seen})",
@@ -193,40 +288,11 @@ def explain(rc: int, text: str, *, tcti: str) -> SealError:
     return SealError(f"the TPM refused an operation ({seen})", hint="Run `doctor`, and report this code.")
 
 
-_PASSWORD = (
-    TpmOwnerPassword,
-    "the TPM's owner password is set, and none or a wrong one was given",
-    "Name a file with the password in sealing.owner_auth_file, or make a persistent storage root key once "
-    "(tpm2_createprimary -C o, tpm2_evictcontrol -C o ... 0x81000001), which needs no password afterwards.",
-)
-_POLICY = (
-    SealError,
-    "the TPM's policy for this key is not satisfied: the platform's state differs",
-    "Use a recovery key.",
-)
-_EXPLAINED: dict[int, tuple[type[SealError], str, str]] = {
-    BAD_AUTH: _PASSWORD,
-    AUTH_FAIL: _PASSWORD,
-    POLICY_FAIL: _POLICY,
-    PCR_CHANGED: _POLICY,
-    LOCKOUT: (
-        TpmLockout,
-        "the TPM is in lockout after too many wrong passwords or PINs",
-        "Wait for the interval that `doctor` shows, with the machine switched on and without any further try.",
-    ),
-    FAILURE: (
-        TpmFailed,
-        "the TPM is in failure mode",
-        "Switch the machine off and on again. If it stays, the chip is broken.",
-    ),
-    HIERARCHY: (
-        TpmDisabled,
-        "the TPM's storage hierarchy is switched off",
-        "Switch on the TPM's storage (owner) hierarchy in the firmware's settings.",
-    ),
-    AUTH_UNAVAILABLE: (
-        SealError,
-        "the TPM wants another kind of session for this key",
-        "This is a mistake of the service: report it.",
-    ),
-}
+def markdown() -> str:
+    """Return the rules as a table; docs/TPM.md holds it."""
+    lines = ["| Code | TPM_RC_ | Error | Tried again | Message | What to do |", "|---|---|---|---|---|---|"]
+    for rule in RULES:
+        codes = ", ".join(f"0x{code:03x}" for code in rule.codes)
+        again = "yes" if rule.again else "no"
+        lines.append(f"| {codes} | {rule.names} | `{rule.kind.code}` | {again} | {rule.message} | {rule.hint} |")
+    return "\n".join(lines)
