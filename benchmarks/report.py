@@ -12,7 +12,7 @@ from rich.table import Table as TerminalTable
 from benchmarks import tables
 from benchmarks.commands import BACKUPS, RESTORES, SLOW_RESTORES, TITLES, Way
 from benchmarks.results import Results, goals
-from benchmarks.target_commands import IN_FLIGHT, PART_MIB, WAYS
+from benchmarks.target_commands import ARCHIVE, IN_FLIGHT, PART_MIB, WAYS
 
 _TEMPLATE = Path(__file__).with_name("PERFORMANCE.md.template")
 
@@ -104,6 +104,6 @@ def _commands(ways: Sequence[Way], what: str) -> str:
 
 
 def _target_commands() -> str:
-    ways = dict.fromkeys(way for ways in WAYS.values() for way in ways)
-    told = [f"# {way.title}\n{way.put}\n{way.get}" for way in ways]
+    ways = dict.fromkeys([*(way for ways in WAYS.values() for way in ways), ARCHIVE])
+    told = ["\n".join(filter(None, (f"# {way.title}", way.put, way.get))) for way in ways]
     return "```sh\n" + "\n".join(told) + "\n```"

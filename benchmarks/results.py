@@ -201,6 +201,7 @@ def goals(results: Results) -> list[Goal]:
     data = ratio(middle(results.of("restore", "data-phase")), median(rows) if rows else None)
     small = [middle(results.of("shapes", way, "backup", shape="small_tables")) for way in ("default", OURS)]
     limited = [entry for entry in results.sections.get("memory", {}).get("limited", []) if entry.get("run", True)]
+    archive = _peak_mib(results.of("targets", "archive"))
     under_limit = float(all(entry["succeeded"] for entry in limited)) if limited else None
     return [
         Goal("backup, times faster than `pg_dump -Fp | zstd -1 | age`", told["backup_vs_streaming"], 2.0, True),
@@ -229,6 +230,7 @@ def goals(results: Results) -> list[Goal]:
         Goal("both succeed within a 256 MiB memory cgroup (1 is yes)", under_limit, 1, True),
         Goal("peak memory of all our puts into targets, MiB", _peak_of_all(results, "put"), 256, False),
         Goal("peak memory of all our gets from targets, MiB", _peak_of_all(results, "get"), 256, False),
+        Goal("peak memory of the largest archive into S3, MiB", archive, 256, False),
     ]
 
 

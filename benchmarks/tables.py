@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.commands import OURS, TITLES
 from benchmarks.results import MIB, Results, Run, Value, cpu_limit_share, data_phase, goals, middle, published, ratio
-from benchmarks.target_commands import KINDS, NOT_DURABLE, WAYS
+from benchmarks.target_commands import KINDS, LARGE_KIND, LARGE_WAYS, NOT_DURABLE, WAYS
 
 NOT_MEASURED = "not measured"
 _OF_STAGE = ("rows", "large objects", "indexes", "statistics")
@@ -80,7 +80,8 @@ def _row(title: str, runs: Sequence[Run], ours: float | None, raw: float, *, arc
 
 def transfers(results: Results) -> list[Table]:
     """Return a table for each kind of target, size and direction, with one row for each way: medians of all rounds."""
-    titles = {(kind, way.name): way.title for kind, ways in WAYS.items() for way in ways}
+    ways = {kind: dict.fromkeys([*of, *(LARGE_WAYS if kind == LARGE_KIND else ())]) for kind, of in WAYS.items()}
+    titles = {(kind, way.name): way.title for kind, of in ways.items() for way in of}
     header = ("Command", "wall s", "range", "times ours", "MB/s", "client CPU s", "server CPU s", "peak MiB")
     found = []
     for kind, size, direction in dict.fromkeys((run.shape, run.size, run.direction) for run in results.of("targets")):
@@ -88,7 +89,7 @@ def transfers(results: Results) -> list[Table]:
         ours = middle(run for run in runs if run.way == OURS.name)
         raw = float(runs[0].archive_bytes)
         rows = []
-        for way in dict.fromkeys(way.name for way in WAYS[kind] if any(run.way == way.name for run in runs)):
+        for way in dict.fromkeys(way.name for way in ways[kind] if any(run.way == way.name for run in runs)):
             mine = [run for run in runs if run.way == way]
             rows.append(_row(titles[kind, way], mine, ours, raw, archive=False))
             if way == OURS.name and direction == "put" and kind in NOT_DURABLE:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-PART_MIB = 16
-IN_FLIGHT = 4
+PART_MIB = 8
+IN_FLIGHT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,12 @@ OURS = TargetWay(
     "deviceon-backup's target",
     '"$PYTHON" -m benchmarks.target_copy put "$TARGET" "$KEY" "$FILE" >"$RESULT"',
     '"$PYTHON" -m benchmarks.target_copy get "$TARGET" "$KEY" "$BACK"',
+)
+ARCHIVE = TargetWay(
+    "archive",
+    "deviceon-backup's pipeline and target: a sealed archive, and every byte read back",
+    '"$PYTHON" -m benchmarks.target_archive "$TARGET" "$FILE" >"$RESULT"',
+    "",
 )
 AWS = TargetWay(
     "aws",
@@ -75,6 +81,9 @@ WAYS: Mapping[str, Sequence[TargetWay]] = {
     "local": (OURS, DD, CP),
 }
 """By kind of target."""
+LARGE_KIND = "s3-https"
+LARGE_WAYS: Sequence[TargetWay] = (OURS, ARCHIVE)
+"""What also puts a large file into the target of `LARGE_KIND`: for memory, not for comparison."""
 NOT_DURABLE = ("smb",)
 """Where the peers leave to the server when it writes to its disks."""
 KINDS: Mapping[str, str] = {

@@ -64,6 +64,7 @@ def test_a_file_goes_into_a_real_target_of_each_kind_and_comes_back(workspace: P
         ("s3-https", "ours", "put", 10_000_000),
         ("s3-https", "ours", "get", 10_000_000),
         ("s3-https", "ours", "put", 80_000_000),
+        ("s3-https", "archive", "put", 80_000_000),
         ("s3-http", "ours", "put", 10_000_000),
         ("s3-http", "ours", "get", 10_000_000),
         *(("smb", way, direction, 10_000_000) for way in ("ours", "smbclient") for direction in ("put", "get")),
@@ -71,7 +72,7 @@ def test_a_file_goes_into_a_real_target_of_each_kind_and_comes_back(workspace: P
     ]
     for run in runs:
         assert run.wall > 0
-        assert ("publish" in run.stages) == (run.way == "ours" and run.direction == "put"), run
+        assert ("publish" in run.stages) == (run.way in {"ours", "archive"} and run.direction == "put"), run
         assert (run.server_cpu > 0) == (run.shape != "local"), run
     assert list((workspace / "data").iterdir()) == [], "nothing is left"
 

@@ -17,7 +17,7 @@ from tests import s3_servers
 MIB = 1 << 20
 CONTENT = os.urandom(12 * MIB)
 # As over https, where the signature says nothing of the body.
-UNSIGNED = {"config_kwargs": {"s3": {"payload_signing_enabled": False}}}
+UNSIGNED: dict[str, Any] = {"config_kwargs": {"s3": {"payload_signing_enabled": False}}}
 DIALECTS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "ceph, https": lambda: s3_servers.ceph_options(tls=True),
     "ceph, signed": s3_servers.ceph_options,
