@@ -72,6 +72,9 @@ class RestoreHooks(Settings):
     """Stops the server's applications, not PostgreSQL. When it fails, nothing is exchanged."""
     start: HookSettings | None = None
     """Starts them again, after an exchange and after the way back."""
+    reissue_secrets: HookSettings | None = None
+    """Gives the server its passwords anew, after the exchange and before `start`, when the archive was made on other
+    hardware, or on none that can be told: those that the server's TPM switch has encrypted can not be read here."""
     health: HealthSettings | None = None
     """Asked after `start`. A restored server that is not well within the time is rolled back."""
 

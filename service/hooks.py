@@ -133,6 +133,12 @@ class ServerHooks:
         """Start the server's applications. Raises HookFailed."""
         await self._run("start", self.settings.start, purpose, "Starting the server", progress)
 
+    async def reissue_secrets(self, hardware: str, progress: Progress) -> None:
+        """Have the server given its passwords anew; `hardware` is told to the program. Raises HookFailed."""
+        hook = self.settings.reissue_secrets
+        more = {"DEVICEON_BACKUP_HARDWARE": hardware}
+        await self._run("reissue_secrets", hook, "restore", "Giving the server its passwords anew", progress, more)
+
     async def health(self, purpose: Purpose, progress: Progress) -> None:
         """Wait until the server works. Raises Unhealthy."""
         health = self.settings.health
@@ -150,12 +156,19 @@ class ServerHooks:
         progress.say("The server works")
 
     async def _run(
-        self, name: str, hook: HookSettings | None, purpose: Purpose, sentence: str, progress: Progress
+        self,
+        name: str,
+        hook: HookSettings | None,
+        purpose: Purpose,
+        sentence: str,
+        progress: Progress,
+        more: Mapping[str, str] | None = None,
     ) -> None:
         if hook is None:
             return
         progress.say(f"{sentence}: {shlex.join(hook.command)}")
-        tail = await run_hook(hook.command, env=self._env(name, purpose), timeout=hook.timeout, progress=progress)
+        env = self._env(name, purpose) | dict(more or {})
+        tail = await run_hook(hook.command, env=env, timeout=hook.timeout, progress=progress)
         for line in tail.splitlines()[-3:]:
             progress.say(f"  {line}")
 
@@ -173,6 +186,7 @@ def obstacles(settings: RestoreHooks) -> list[Obstacle]:
     commands = {
         "stop": settings.stop.command if settings.stop else None,
         "start": settings.start.command if settings.start else None,
+        "reissue_secrets": settings.reissue_secrets.command if settings.reissue_secrets else None,
         "health": settings.health.command if settings.health else None,
     }
     path = safe_environment()["PATH"]

@@ -84,7 +84,7 @@ class Journal:
 def journals(state_dir: Path, *, folder: str = RESTORES) -> list[Journal]:
     """Read all journals, the oldest first. Raises RestoreError when one cannot be read."""
     found = []
-    for path in sorted(_directory(state_dir, folder).glob("*.json")):
+    for path in sorted(_directory(state_dir, folder).glob("[0-9a-f]" * 8 + ".json")):
         try:
             content = json.loads(path.read_bytes())
             found.append(Journal(path=path, **content))

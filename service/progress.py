@@ -19,6 +19,8 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
     on_step: Callable[[str], None] = field(default=lambda _: None)
     """Called with one plain sentence at each step."""
+    warnings: list[str] = field(default_factory=list)
+    """What did not go as it should and does not stop the job."""
     steps: int = 0
     """How many steps there were."""
     stages: dict[str, float] = field(default_factory=dict)
@@ -33,6 +35,11 @@ class Progress:
         """Tell of a step in one plain sentence."""
         self.steps += 1
         self.on_step(sentence)
+
+    def warn(self, sentence: str) -> None:
+        """Tell of something that did not go as it should and does not stop the job."""
+        self.warnings.append(sentence)
+        self.say(f"Warning: {sentence}")
 
     def begin(self, stage: str, sentence: str, *, expected_raw: int = 0) -> None:
         """End the stage before and start one: counters go back to zero."""

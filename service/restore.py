@@ -10,12 +10,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from service import sources
 from service.backup import utc_now
+from service.blocking import run_in_thread
 from service.catalog import opened
 from service.config import Config, ConfigFile
 from service.errors import (
@@ -34,6 +35,7 @@ from service.journal import Journal, journals
 from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
 from service.restore_plan import plan_changed, plan_for, preserved, require_allowable
+from service.restore_report import Attention, Report, hardware_of, reported, write
 from service.selection import EVERYTHING, Selection
 from service.sources.base import PlanItem, Restorer, StoredSource
 from service.state_directory import only_job
@@ -54,6 +56,8 @@ class RestoreResult:
     seconds: float
     stages: dict[str, float]
     raw_bytes: int = 0
+    attention: list[Attention] = field(default_factory=list)
+    """What somebody has to know or do; the report in the state directory has it too."""
 
 
 async def restore(
@@ -94,6 +98,9 @@ async def restore(
                     await _stage(config, reader, wanted, journal, progress)
                     await _stop(journal, hooks, progress)
                     await _swap(journal, progress)
+                    hardware = hardware_of(reader)
+                    if hardware != "same":
+                        await hooks.reissue_secrets(hardware, progress)
                     await _start(journal, hooks, progress)
                     journal.swapped = utc_now().isoformat()
                     await journal.save("swapped")
@@ -101,9 +108,19 @@ async def restore(
                 except BaseException as error:
                     await _finish(_undo_failed(journal, hooks, error, progress))
                     raise
+            report = reported(config, plan, reader, wanted, journal, progress.warnings)
+            await _finish(_tell(config, report, progress))
     seconds = (utc_now() - started).total_seconds()
     raw = sum(stream.bytes for stored in wanted for stream in stored.streams)
-    return RestoreResult(journal.id, archive, plan.items, seconds, progress.end(), raw)
+    return RestoreResult(journal.id, archive, plan.items, seconds, progress.end(), raw, report.attention)
+
+
+async def _tell(config: Config, report: Report, progress: Progress) -> None:
+    """Write the report. It is no part of the restore: one that cannot be written is told."""
+    try:
+        progress.say(f"The report is {await run_in_thread(write, config.state_dir, report)}")
+    except (OSError, ServiceError) as error:
+        _warn(progress, f"The report could not be written: {error}")
 
 
 def _require_settled(config: Config) -> None:

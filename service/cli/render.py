@@ -144,6 +144,10 @@ def restore(result: Mapping[str, Any]) -> None:
     """Print what was restored, and what comes next."""
     for item in result["items"]:
         _item(item["action"], item["what"], item["note"])
+    for each in result.get("attention", ()):
+        click.echo(f"note: {plain(each['message'])} [{plain(each['code'])}]")
+        if each["remedy"]:
+            click.echo(f"      what to do: {plain(each['remedy'])}")
     click.echo(f"restored in {duration(result['seconds'])}; the state before is kept beside")
     click.echo("next: look whether all is well, then `deviceon-backup commit`, or `deviceon-backup rollback`")
 

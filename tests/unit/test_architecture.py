@@ -87,6 +87,7 @@ LAYERS: list[tuple[str, ...]] = [
     ),
     ("service.baseline", "service.restore_estimate"),
     ("service.restore_plan",),
+    ("service.restore_report",),
     ("service.drill_choice", "service.drill_seen"),
     ("service.extract", "service.restore", "service.doctor", "service.drill"),
     ("service.reset",),

@@ -134,8 +134,8 @@ async def _only_needed_roles(
     if record["roles_created"]:
         progress.say(f"Roles that were missing and are made: {', '.join(record['roles_created'])}")
     if absent := sorted(set(made) - set(record["roles_created"])):
-        progress.say(
-            f"Warning: not made are roles of the archive that no restored database needs: {', '.join(absent)};"
+        progress.warn(
+            f"not made are roles of the archive that no restored database needs: {', '.join(absent)};"
             " restore the roles, too, if applications log in with them"
         )
 
@@ -296,8 +296,8 @@ class _Build:
         except asyncpg.PostgresError as error:
             if connection.is_closed():
                 raise
-            self._progress.say(
-                f"Warning: there are no statistics of table {table} of database {self._database['name']}: {error}"
+            self._progress.warn(
+                f"there are no statistics of table {table} of database {self._database['name']}: {error}"
             )
 
     async def _refresh(self, connection: Connection) -> None:
@@ -312,8 +312,8 @@ class _Build:
                     failed[view] = error  # it may read another that is still empty, through a function
             if len(failed) == len(waiting):
                 for view, reason in failed.items():
-                    self._progress.say(
-                        f"Warning: materialized view {view} of database {self._database['name']} stays empty: {reason}"
+                    self._progress.warn(
+                        f"materialized view {view} of database {self._database['name']} stays empty: {reason}"
                     )
                 return
             waiting = list(failed)
