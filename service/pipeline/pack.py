@@ -31,6 +31,8 @@ from storage_backends.base import ObjectInfo, TargetUnavailable
 
 T = TypeVar("T")
 
+OUTLET_CHUNKS = 2  # the target takes one as the next comes; more would grow with the cores, and each lane holds one too
+
 
 class Compression(Protocol):
     """What of the settings the pipeline needs."""
@@ -93,9 +95,10 @@ async def pack(
     is closed, and what is raised is the first error itself: a source's (SourceError), or the target's (StorageError).
 
     Memory, with c = chunk_bytes, p = the largest `parallel`, t = number of cores, is at most about
-    c * (2p + p + 2t + t + 1): two buffers a lane, one sealed chunk waiting in each lane, two copies of the chunk
-    in each thread (compressed, and sealed with its local header), t chunks in the outlet and one at the target; plus
-    80 bytes an entry for the directory. While level `auto` tries, two more copies in each thread.
+    c * (3p + min(t, p) + 3): two buffers a lane, and for each lane a chunk that is worked on (compressed, and sealed with
+    its local header: two copies; no more lanes than threads) or one that waits for the outlet; two chunks in the outlet
+    and one at the target; plus 80 bytes an entry for the directory. While level `auto` tries, two more copies in each
+    thread. What the target holds of its own comes to that.
     Neither the size of the data nor the speed of the target is in it.
     """
     if (slots is None) != (keys is None) or header.commit != (keys.commit.hex() if keys is not None else None):
@@ -150,7 +153,7 @@ class _Packing:
         self._tool_version = tool_version
         self._threads = threads
         self._sign_manifest = sign
-        self._outlet: asyncio.Queue[FileEntry | None] = asyncio.Queue(threads.count)
+        self._outlet: asyncio.Queue[FileEntry | None] = asyncio.Queue(OUTLET_CHUNKS)
         self._lanes: list[Lane] = []
         self._layout = Layout()
         self._complete = False
