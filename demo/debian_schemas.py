@@ -1,7 +1,7 @@
-"""Real servers' databases, as Debian ships them: Zabbix's (monitoring; 170 tables, images, part of the data) and Kea's.
+"""Real servers' databases, as Debian ships them: Zabbix's (monitoring; 170 tables, images, some data) and others.
 
-Kea's DHCP database is mostly functions and triggers. The packages are downloaded (6 MB), not installed, and kept in
-`build/` of this working copy.
+Kea's DHCP database is mostly functions and triggers, Icinga's enums and domains; PowerDNS and Tiny Tiny RSS are small.
+The packages are downloaded (16 MB), not installed, and kept in `build/` of this working copy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from demo.postgresql_server import PostgresqlServer
 
 ZABBIX = "zabbix"
 KEA = "kea"
-DATABASES = (ZABBIX, KEA)
+ICINGA = "icingadb"
+POWERDNS = "powerdns"
+TTRSS = "ttrss"
+DATABASES = (ZABBIX, KEA, ICINGA, POWERDNS, TTRSS)
 
 _FILES = {
     ZABBIX: (
@@ -24,6 +27,9 @@ _FILES = {
         [f"./usr/share/zabbix-server-pgsql/{part}.sql.gz" for part in ("schema", "images", "data")],
     ),
     KEA: ("kea-admin", ["./usr/share/kea/scripts/pgsql/dhcpdb_create.pgsql"]),
+    ICINGA: ("icingadb", ["./usr/share/icingadb/schema/pgsql/schema.sql"]),
+    POWERDNS: ("pdns-backend-pgsql", ["./usr/share/pdns-backend-pgsql/schema/schema.pgsql.sql"]),
+    TTRSS: ("tt-rss", ["./usr/share/tt-rss/schema/ttrss_schema_pgsql.sql"]),
 }
 _LONGEST_SCRIPT = 6_000_000  # bytes; all of Zabbix's data would take a minute, row by row
 _CACHE = Path(__file__).parent.parent / "build" / "debian-schemas"
