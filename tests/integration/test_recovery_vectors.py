@@ -39,10 +39,8 @@ async def test_a_slot_opens_with_the_key_it_is_for_and_no_other(number: int, kin
         SLOTS["identity"] if kind == "identity" else None, SLOTS["passphrase"] if kind == "passphrase" else None
     )
     # A file for an identity that a passphrase protects opens with either.
-    if (
-        vector["opens_with"] == kind
-        or ((vector["opens_with"], kind) == ("passphrase", "identity")
-        and "identity" in slot)
+    if vector["opens_with"] == kind or (
+        (vector["opens_with"], kind) == ("passphrase", "identity") and "identity" in slot
     ):
         assert (await identity.unwrap(slot, b"")).hex() == SLOTS["data_key"]
         assert [key.hex() for key in second.data_keys([slot])] == [SLOTS["data_key"]]
