@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -15,7 +15,7 @@ import click
 from service.archive.names import parse_archive_name
 from service.cli import failures, render
 from service.cli.connection import ask_for_pin, config_for, restoring_options, run_job_with
-from service.cli.failures import Exit
+from service.cli.mending import CLOSED, Mending
 from service.cli.options import Shared, emit, json_option, shared_options
 from service.cli.restoring import SUCCESS, ask, with_version, yes_option
 from service.cli.running import run
@@ -41,7 +41,7 @@ It is safe to stop with Ctrl-C at any time, and to run this again.
 
 # What an obstacle's code begins with, and what that is about, in the order in which it is told.
 _ABOUT: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("archive's key", ("TPM", "SEAL", "PIN", "ARCHIVE_NOT_SEALED")),
+    ("archive's key", ("TPM", "SEAL", "PIN", "ARCHIVE_NOT_SEALED", "ORIGIN")),
     ("server version", ("SERVER_VERSION",)),
     (
         "PostgreSQL",
@@ -62,9 +62,6 @@ _ABOUT: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("free space", ("SPACE", "NO_SPACE")),
     ("everything else", ("",)),
 )
-
-_CLOSED = ("TPM", "SEAL", "PIN")
-"""What codes begin with that mean that the archive could not be opened, so that the rest was not looked at."""
 
 
 @click.command()
@@ -91,7 +88,7 @@ def recover(
     `tools/System Recovery` runs.
     """
     shared: Shared = ctx.obj
-    allowed = frozenset({*allow, "LIVE_CONNECTIONS"})  # told, and wanted: nobody recovers a server that is well
+    allowed = {*allow, "LIVE_CONNECTIONS"}  # told, and wanted: nobody recovers a server that is well
     if not shared.quiet:
         click.echo(EXPLANATION, err=True)
     chosen = _chosen(shared, named or archive)
@@ -225,6 +222,7 @@ def _show_archive(config: Config, archive: str) -> None:
     seen = run(peeked())
     header = seen.header
     sealed = (header.fingerprint or "a key that is not this service's") if header.sealed else "nobody: not sealed"
+    sealed += " and a recovery key" if "age" in header.sealing else ""
     click.echo("The archive says of itself (authenticated when it is opened):", err=True)
     for name, told in (
         ("archive", archive),
@@ -238,11 +236,12 @@ def _show_archive(config: Config, archive: str) -> None:
 
 
 def _ready(
-    shared: Shared, config: Config, archive: str, allowed: frozenset[str], options: dict[str, Any], *, asking: bool
+    shared: Shared, config: Config, archive: str, allowed: set[str], options: dict[str, Any], *, asking: bool
 ) -> tuple[Config, RestorePlan]:
     """Look at all that a restore needs until nothing is in the way. Raises RestoreRefused when nobody mends it."""
     from service.restore_plan import MAY_BE_ALLOWED, plan_restore  # noqa: PLC0415
 
+    mending = Mending(shared, archive, options, allowed)
     while True:
         click.echo("Checking what a restore needs:", err=True)
         blocking: list[Obstacle] = []
@@ -259,19 +258,16 @@ def _ready(
             if not asking:
                 raise
             failures.show(error, debug=shared.debug)
-        _mend(blocking, options)
-        again = config_for(shared, archive, options)
-        wrong_pin = any(obstacle.code.startswith("PIN") for obstacle in blocking)
-        config = ask_for_pin(shared, again if wrong_pin else again.opened_with(config.opening), archive)
+        config = mending.mend(config, blocking)
 
 
-def findings(config: Config, plan: RestorePlan, allowed: frozenset[str]) -> list[Finding]:
+def findings(config: Config, plan: RestorePlan, allowed: Collection[str]) -> list[Finding]:
     """Return one line for each thing that a restore needs, or one for each obstacle in it."""
     left = list(plan.obstacles)
-    closed = any(obstacle.code.startswith(_CLOSED) for obstacle in left)
+    closed = any(obstacle.code.startswith(CLOSED) for obstacle in left)
     good: dict[str, Callable[[], str]] = {
         "archive's key": lambda: (
-            "the archive is not sealed" if plan.sealing == "off" else "this machine opens the archive"
+            "the archive is not sealed" if plan.sealing == "off" else "the archive can be opened"
         ),
         "server version": lambda: f"{plan.product} {plan.server_version} is installed, as in the archive",
         "PostgreSQL": lambda: "it answers, and is of the archive's major version",
@@ -302,43 +298,6 @@ def _postgresql(config: Config) -> list[Finding]:
 
     servers = [source for source in config.sources if isinstance(source, PostgresqlSettings)]
     return [finding for server in servers for finding in run(diagnose(server))[:2]]  # that it answers, and its client
-
-
-def _mend(blocking: Sequence[Obstacle], options: dict[str, Any]) -> None:
-    """Wait until somebody has put right what is in the way; ask anew for what can be told here. Abort gives up."""
-    codes = {obstacle.code for obstacle in blocking}
-    click.echo("", err=True)
-    if "SERVER_UNREACHABLE" in codes and click.confirm("Name another PostgreSQL server or password now?", err=True):
-        options["pg_host"] = click.prompt(
-            "PostgreSQL host, or directory of its socket",
-            default=options["pg_host"] or os.environ.get("PGHOST") or "/var/run/postgresql",
-            err=True,
-        )
-        options["pg_port"] = click.prompt(
-            "Port",
-            type=click.IntRange(1, 65535),
-            default=options["pg_port"] or os.environ.get("PGPORT") or 5432,
-            err=True,
-        )
-        options["pg_user"] = click.prompt(
-            "Superuser", default=options["pg_user"] or os.environ.get("PGUSER") or "postgres", err=True
-        )
-        password = click.prompt("Password (not shown)", hide_input=True, default="", show_default=False, err=True)
-        if password:
-            os.environ["PGPASSWORD"] = password
-            options["pg_password_file"] = None
-        return
-    if "SERVER_VERSION" in codes:
-        said = click.prompt(
-            "Installed version of the server, if it was mistyped", default="", show_default=False, err=True
-        )
-        if said.strip():
-            options["server_version"] = said.strip()
-            return
-    said = click.prompt("Press Enter to check again, or type q to give up", default="", show_default=False, err=True)
-    if said.strip().lower().startswith("q"):
-        click.echo("Nothing was touched.", err=True)
-        click.get_current_context().exit(failures.refusal_code(blocking) if blocking else Exit.FAILED)
 
 
 def _show_what_next(options: dict[str, Any]) -> None:

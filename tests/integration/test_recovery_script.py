@@ -20,6 +20,7 @@ from demo.postgresql_server import PostgresqlServer
 from demo.software_tpm import SoftwareTpm
 from service.backup import backup
 from service.progress import Progress
+from service.sealing import age
 from service.settings import load
 from tests.at_terminal import Terminal
 
@@ -89,6 +90,8 @@ async def wrecked(
     own_postgresql: PostgresqlServer, software_tpm: SoftwareTpm, workspace: Path
 ) -> AsyncIterator[Wrecked]:
     tree, target = workspace / "etc", workspace / "it's a disk"
+    identity, recipient = age.generate()
+    (workspace / "recovery key.txt").write_text(identity)
     tree.mkdir()
     target.mkdir()
     (tree / "Server_Config.xml").write_text("<config/>")
@@ -98,7 +101,7 @@ async def wrecked(
         "server": {"version": "5.3.12"},
         "target": {"url": f"file://{target}"},
         "state_dir": str(workspace / "state"),
-        "sealing": {"tcti": software_tpm.tcti},
+        "sealing": {"tcti": software_tpm.tcti, "recovery": [recipient]},
         # Other names than the defaults: the script must find them in the archive.
         "sources": [own_postgresql.source_settings(name="main-db"), {"type": "tree", "name": "etc", "path": str(tree)}],
     }
@@ -189,7 +192,7 @@ async def test_on_a_terminal_all_that_is_missing_is_asked_for_until_it_is_right(
     shown = terminal.shown
     assert shown.index("DeviceOn 5.3.12") < shown.index("Installed version"), "what the archive is of is shown before"
     assert "sealed to" in shown
-    assert "archive's key: this machine opens the archive" in shown
+    assert "archive's key: the archive can be opened" in shown
     assert "SERVER_UNREACHABLE" in shown
     assert "SERVER_VERSION" in shown
     assert wrecked.server.password not in shown + stdout
@@ -211,6 +214,7 @@ def test_another_tpm_is_explained_and_the_rest_is_looked_at_all_the_same(
 ) -> None:
     with SoftwareTpm() as another:
         terminal = at_terminal(str(wrecked.archive), tpm=another, **wrecked.environment)
+        terminal.answer("File of the recovery key", "\n")
         terminal.answer("type q to give up", "q\n")
         code, stdout = terminal.finish()
     assert (code, stdout) == (5, "")
@@ -218,6 +222,36 @@ def test_another_tpm_is_explained_and_the_rest_is_looked_at_all_the_same(
     assert "not looked at: the archive has to be opened first" in terminal.shown
     assert "PostgreSQL 15" in terminal.shown, "one run tells all that is missing"
     assert "Nothing was touched" in terminal.shown
+
+
+async def test_when_the_tpm_does_not_open_it_the_recovery_key_is_asked_for(
+    wrecked: Wrecked, at_terminal: Callable[..., Terminal]
+) -> None:
+    key = wrecked.directory / "recovery key.txt"
+    with SoftwareTpm() as another:
+        terminal = at_terminal(str(wrecked.archive), tpm=another, **wrecked.environment)
+        terminal.answer("File of the recovery key", "/no/such/key\n")
+        terminal.answer("type q to give up", "\n")
+        terminal.answer("File of the recovery key", f"{key}\n")
+        terminal.answer("Go ahead in spite of ORIGIN_NOT_PROVEN", "y\n")
+        terminal.answer("Type yes", "yes\n")
+        code, stdout = terminal.finish()
+    assert code == 0, terminal.shown
+    assert "SECRETS_TO_REISSUE" in stdout, "the report is of other hardware"
+    assert stdout.endswith("\nRestore successfully\n")
+    assert await wrecked.rows() == [1, 2, 3, 4, 5]
+    assert "and a recovery key" in terminal.shown
+    assert key.read_text().strip() not in terminal.shown + stdout
+
+
+async def test_a_script_gives_the_recovery_key_as_a_file(wrecked: Wrecked) -> None:
+    key = ["--recovery-key", str(wrecked.directory / "recovery key.txt")]
+    options = ["--yes", *wrecked.options(), "--tcti", "device:/dev/there-is-no-tpm", *key]
+    assert recover_as(wrecked, *options).returncode == 3, "nothing proves where the archive comes from"
+    result = recover_as(wrecked, *options, "--allow", "ORIGIN_NOT_PROVEN")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("\nRestore successfully\n")
+    assert await wrecked.rows() == [1, 2, 3, 4, 5]
 
 
 def test_paths_are_understood_as_terminals_and_file_managers_write_them(wrecked: Wrecked) -> None:
