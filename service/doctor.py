@@ -13,11 +13,12 @@ from typing import Any
 from service.catalog import list_archives
 from service.config import Config
 from service.config_sources import PostgresqlSettings, SqliteSettings, TreeSettings
+from service.doctor_tpm import tpm_findings
 from service.errors import ServiceError
 from service.finding import Finding
 from service.journal import journals
 from service.server_version import server_version
-from service.target_test import try_target
+from service.target_test import PROMISES, try_target
 from storage_backends import open_target
 from storage_backends.base import StorageError
 
@@ -53,7 +54,7 @@ async def _state(config: Config) -> list[Finding]:
         return [Finding("state directory", False, f"{existing} cannot be written by this user", remedy)]
     if existing != directory:
         return [Finding("state directory", True, f"{directory} does not exist yet; the first backup makes it")]
-    findings = [Finding("state directory", True, f"{directory} can be written")]
+    findings = [Finding("state directory", True, f"{directory} can be written"), _space(directory, largest=0)]
     if not (directory / "restores").is_dir():
         return findings
     for journal in journals(directory):
@@ -82,34 +83,7 @@ async def _tpm(config: Config) -> list[Finding]:
                 "Set sealing.mode to tpm, unless the archives are protected otherwise.",
             )
         ]
-    from service.sealing import tpm  # noqa: PLC0415 - a heavy library
-
-    gate = tpm.TpmGate(config.sealing.tcti, owner_auth=config.sealing.owner_auth())
-    facts = await tpm.describe(gate)
-    if facts["problem"] is not None:
-        return [Finding("TPM", False, str(facts["problem"]), str(facts["hint"]) or "Look at the TPM in the firmware.")]
-    told = f"{facts['fingerprint']}, {facts['kind']}, {facts['manufacturer']} firmware {facts['firmware']}"
-    findings = [Finding("TPM", True, f"{told}; sealed and opened a key in {facts['seal_and_unseal_ms']} ms")]
-    if facts["kind"] == "virtual":
-        findings.append(
-            Finding("TPM kind", None, "a virtual TPM is a file of the hypervisor: whoever copies it can open archives")
-        )
-    pin = tpm.load_pin(config.state_dir / "tpm-pin.json")
-    if pin is None:
-        findings.append(Finding("TPM pin", None, "no TPM is pinned yet; the first backup pins this one"))
-    elif pin.fingerprint != facts["fingerprint"]:
-        findings.append(
-            Finding(
-                "TPM pin",
-                False,
-                f"this is not the TPM that was pinned ({pin.fingerprint})",
-                "Find out why. If the TPM was replaced on purpose, remove tpm-pin.json from the state directory: "
-                "older archives then stay closed on this machine.",
-            )
-        )
-    else:
-        findings.append(Finding("TPM pin", True, "this is the TPM that was pinned"))
-    return findings
+    return await tpm_findings(config)
 
 
 async def _sources(config: Config) -> list[Finding]:
@@ -180,7 +154,9 @@ async def _one_target(config: Config) -> list[Finding]:
         return problems
     told = f"{config.target.url} can be written and read, and keeps what is there; {len(archives)} archives"
     findings = [Finding("target", True, told)]
-    findings += [finding for finding in tried if finding.name in ("caution", "object lock")]
+    findings += [finding for finding in tried if finding.name in ("caution", "object lock", "clock")]
+    promises = [finding.message for finding in tried if finding.name in PROMISES]
+    findings.append(Finding("target guarantees", None, " ".join(promises)))
     findings += [
         Finding(f"archive {entry.name}", False, entry.problem, "Keep it apart or delete it; it cannot be restored.")
         for entry in archives

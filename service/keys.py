@@ -176,12 +176,17 @@ async def pinned_tpm(config: ConfigFile) -> tuple[TpmGate, TpmPin]:
 
     Raises ConfigError when sealing is off, TpmUnavailable, SealError.
     """
+    require_sealing(config)
+    gate = _gate(config)
+    return gate, await _pinned(config, gate)
+
+
+def require_sealing(config: ConfigFile) -> None:
+    """Raise ConfigError when sealing is off."""
     if config.sealing.mode == "off":
         raise ConfigError(
             "sealing is off, so no TPM is used", hint="Set sealing.mode to tpm, or do without what needs a TPM."
         )
-    gate = _gate(config)
-    return gate, await _pinned(config, gate)
 
 
 async def look_at_tpm(config: ConfigFile) -> tuple[TpmPin | None, TpmPin]:

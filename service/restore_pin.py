@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from service.config import Config
 from service.errors import JobRefused, PinRequired, SealError
-from service.keys import pinned_tpm
+from service.keys import pinned_tpm, require_sealing
 
 if TYPE_CHECKING:
     from service.sealing.tpm import RestorePin
@@ -39,13 +39,15 @@ async def pin_status(config: Config) -> PinStatus:
     """Return how it stands with the restore PIN. Raises ConfigError when sealing is off."""
     from service.sealing import tpm  # noqa: PLC0415 - a heavy library
 
+    require_sealing(config)
+    gate = tpm.TpmGate(config.sealing.tcti, owner_auth=config.sealing.owner_auth())
     try:
-        gate, trusted = await pinned_tpm(config)
         pin = tpm.load_restore_pin(_path(config))
         if pin is None:
             return PinStatus(is_set=False)
         state = await gate.run(lambda chip: chip.lockout())
-        tpm.require_usable(pin, trusted)
+        if trusted := tpm.load_pin(config.state_dir / "tpm-pin.json"):
+            tpm.require_usable(pin, trusted)
     except SealError as error:
         return PinStatus(is_set=_path(config).exists(), problem=str(error), hint=error.hint)
     return PinStatus(

@@ -16,6 +16,9 @@ from storage_backends.base import ObjectExists, ObjectNotFound, Promise, Storage
 
 PROBE_PREFIX = "deviceon-backup-probe-"
 PROBE_BYTES = 4096
+PROMISES = ("whole or not at all", "never replaced", "durable")
+"""The findings that tell what no test of a moment can show."""
+CLOCKS_APART = timedelta(minutes=2)
 FORGOTTEN_AFTER = timedelta(hours=24)
 
 
@@ -41,11 +44,8 @@ async def try_target(settings: TargetSettings, system_backup: SystemBackup) -> l
 
 def _promises(promise: Promise) -> list[Finding]:
     """Tell what no test of a moment can show."""
-    return [
-        Finding("whole or not at all", None, promise.whole_or_not_at_all),
-        Finding("never replaced", None, promise.no_overwrite),
-        Finding("durable", None, promise.durable),
-    ]
+    told = (promise.whole_or_not_at_all, promise.no_overwrite, promise.durable)
+    return [Finding(name, None, text) for name, text in zip(PROMISES, told, strict=True)]
 
 
 async def _try(target: StorageBackend, findings: list[Finding]) -> None:
@@ -54,10 +54,12 @@ async def _try(target: StorageBackend, findings: list[Finding]) -> None:
     await target.put(key, _once(content))
     try:
         findings.append(Finding("write", True, f"an object of {PROBE_BYTES} bytes was written to {target.url}"))
+        probe = await target.stat(key)
+        findings += _clock(probe.modified, datetime.now(UTC))
         _require(
             findings,
             "read back",
-            (await target.stat(key)).size == PROBE_BYTES
+            probe.size == PROBE_BYTES
             and await _read(target, key) == content
             and await _read(target, key, offset=1000, length=10) == content[1000:1010],
             "what was written is read back, whole and in part",
@@ -86,6 +88,16 @@ async def _try(target: StorageBackend, findings: list[Finding]) -> None:
         "the object was removed again",
         "a removed object is still there, so old archives would never go",
     )
+
+
+def _clock(theirs: datetime, ours: datetime) -> list[Finding]:
+    """Tell when the target's clock differs: what is left over is told from what is new by it; S3 refuses 15 minutes."""
+    apart = theirs - ours
+    if abs(apart) <= CLOCKS_APART:
+        return []
+    which = "ahead of" if apart > timedelta(0) else "behind"
+    told = f"the target's clock is {abs(apart).total_seconds():.0f} s {which} this machine's"
+    return [Finding("clock", None, told, "Have both machines keep time (NTP).")]
 
 
 def _require(findings: list[Finding], name: str, good: bool, told: str, otherwise: str) -> None:

@@ -316,6 +316,7 @@ async def test_fifty_tasks_share_one_tpm(software_tpm: SoftwareTpm, tmp_path: Pa
     assert await loaded(software_tpm.tcti) == []
 
 
+@pytest.mark.timeout(300 + CYCLES)
 async def test_cycles_of_sealing_and_unsealing_leave_nothing_in_the_tpm(
     software_tpm: SoftwareTpm, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

@@ -85,7 +85,7 @@ LAYERS: list[tuple[str, ...]] = [
         "service.selftest",
         "service.verification",
     ),
-    ("service.baseline", "service.restore_estimate"),
+    ("service.doctor_tpm", "service.baseline", "service.restore_estimate"),
     ("service.restore_plan",),
     ("service.restore_report",),
     ("service.drill_choice", "service.drill_seen"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.errors import TpmUnavailable
+from service.sealing.tpm.surroundings import surroundings
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,16 @@ class Endpoint:
                 f"nobody listens on the TPM socket {self.path}",
                 hint="Start the software TPM that the socket belongs to.",
             )
+        return self._unopenable()
+
+    def _unopenable(self) -> TpmUnavailable | None:
+        if self.path is None or self.is_socket:
+            return None
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError as error:
+            if explained := surroundings().explain_open(self.path, error.errno or 0):
+                return TpmUnavailable(explained[0], hint=explained[1])
         return None
 
     def ownership(self) -> str:
@@ -62,10 +73,8 @@ class Endpoint:
     def _absent_hint(self) -> str:
         if self.is_socket:
             return "Start the software TPM, or correct sealing.tcti."
-        return (
-            f"Switch the TPM on in the firmware's settings. In a container pass it in with --device {self.path}; in "
-            "Kubernetes use a TPM device plugin. A machine without a TPM needs sealing.mode: off."
-        )
+        assert self.path is not None
+        return surroundings().let_in(self.path)
 
     def _permission_hint(self) -> str:
         assert self.path is not None
@@ -76,11 +85,7 @@ class Endpoint:
                 f"The group may not use it: install Debian's tpm-udev (it gives the node to the group tss), or "
                 f"chgrp tss {self.path} && chmod 0660 {self.path}; then join that group."
             )
-        return (
-            f"Join group {gid}: usermod -aG {_group_name(gid)} {_user_name(os.geteuid())} and log in again; "
-            f"systemd unit: SupplementaryGroups={gid}; container: --group-add {gid}; "
-            f"Kubernetes: securityContext.supplementalGroups: [{gid}] (the number counts there, not the name)."
-        )
+        return surroundings().let_use(self.path, gid, user=_user_name(os.geteuid()), group=_group_name(gid))
 
 
 def endpoint(tcti: str) -> Endpoint:

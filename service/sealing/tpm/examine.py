@@ -10,8 +10,10 @@ from typing import Any
 from service.sealing.tpm.chip import Chip
 from service.sealing.tpm.endorsement import endorsement_names
 from service.sealing.tpm.identify import model
+from service.sealing.tpm.operations import pinned_parent
 from service.sealing.tpm.parents import PERSISTENT_SRKS, choose_parent
-from service.sealing.tpm.public_area import BadPublicArea, fingerprint, require_storage_parent
+from service.sealing.tpm.pin import TpmPin
+from service.sealing.tpm.public_area import BadPublicArea, counts_tries, fingerprint, require_storage_parent
 from service.sealing.tpm.sealed import seal
 
 # TPM_PT_* (Part 2, 6.13)
@@ -39,13 +41,14 @@ def facts(chip: Chip) -> dict[str, Any]:
     }
 
 
-def trial(chip: Chip) -> dict[str, Any]:
-    """Seal and unseal a random key, as a backup would."""
+def trial(chip: Chip, pin: TpmPin | None) -> dict[str, Any]:
+    """Seal and unseal a random key, as a backup would. Raises TpmChanged."""
     began = time.perf_counter()
-    parent = choose_parent(chip)
+    parent = choose_parent(chip) if pin is None else pinned_parent(chip, pin)
     seal(chip, parent, secrets.token_bytes(32))
     return {
         "parent": parent.origin,
+        "parent_counts_tries": counts_tries(parent.public),
         "fingerprint": fingerprint(parent.name),
         "seal_and_unseal_ms": round(1000 * (time.perf_counter() - began), 1),
     }

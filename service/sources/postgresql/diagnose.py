@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from service.config_sources import PostgresqlSettings
@@ -9,6 +10,9 @@ from service.errors import ServiceError
 from service.finding import Finding
 from service.sources.postgresql import catalog, tools
 from service.sources.postgresql.connect import Connection, connection_to, errors_as_source
+
+CLOCKS_APART_SECONDS = 120.0
+"""So far apart, times in logs, archives and databases no longer belong together."""
 
 
 async def diagnose(settings: PostgresqlSettings) -> list[Finding]:
@@ -20,11 +24,15 @@ async def diagnose(settings: PostgresqlSettings) -> list[Finding]:
                 server = await catalog.server_facts(connection)
                 every = await catalog.databases(connection)
                 reads_all = await _reads_all(connection)
+                apart = await _clock(connection)
     except ServiceError as error:
         return [Finding(name, False, str(error), error.hint)]
     findings = [Finding(name, True, f"PostgreSQL {server['server_version']} as role {server['role']}")]
     findings.append(await _client(settings, server))
     findings.append(_privileges(name, server, reads_all=reads_all))
+    if apart > CLOCKS_APART_SECONDS:
+        told = f"the server's clock and this machine's are {apart:.0f} s apart"
+        findings.append(Finding(f"{name} clock", None, told, "Have both machines keep time (NTP)."))
     try:
         chosen, _ = catalog.select(every, settings.include, settings.exclude)
     except ServiceError as error:
@@ -39,6 +47,13 @@ async def _reads_all(connection: Connection) -> bool:
         return False
     granted: bool = await connection.fetchval("SELECT pg_catalog.pg_has_role('pg_read_all_data', 'USAGE')")
     return granted
+
+
+async def _clock(connection: Connection) -> float:
+    """Return by how many seconds the server's clock and ours differ, at least."""
+    before = time.time()
+    theirs = float(await connection.fetchval("SELECT extract(epoch FROM pg_catalog.clock_timestamp())"))
+    return max(theirs - time.time(), before - theirs, 0.0)
 
 
 async def _client(settings: PostgresqlSettings, server: dict[str, Any]) -> Finding:
