@@ -27,6 +27,15 @@ class NoRoomLeft(StageFailed):
     transient = True
 
 
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What copies need on one file system, and what is free there, in bytes; `directory` is one on it."""
+
+    directory: str
+    needed: int
+    free: int
+
+
 @dataclass(slots=True)
 class _FileSystem:
     """One file system: a directory on it, and what a copy needs there."""
@@ -45,6 +54,15 @@ class _FileSystem:
             f"{self.directory}: {need}{least / 1e9:.2f} GB ({share:.0%}) have to stay free, "
             f"{free / 1e9:.2f} GB are free now"
         )
+
+
+def spaces(rooms: Sequence[Room]) -> list[Space]:
+    """Tell of each file system that copies are made on. Raises OSError."""
+    told = []
+    for place in _file_systems(rooms):
+        usage = os.statvfs(place.directory)
+        told.append(Space(str(place.directory), place.needed, usage.f_bavail * usage.f_frsize))
+    return told
 
 
 def obstacles(rooms: Sequence[Room], *, share: float, connections: int) -> list[Obstacle]:

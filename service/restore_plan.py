@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
@@ -10,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from service import hooks, sources
+from service.blocking import run_in_thread
 from service.catalog import locate, opened, origin_proven, place_of
 from service.config import Config
-from service.errors import ConfigError, JobRefused, Obstacle, SealError
+from service.errors import ConfigError, JobRefused, Obstacle, SealError, SourceError
+from service.headroom import Space, spaces
 from service.journal import journals
 from service.pipeline.unpack import ArchiveReader, peek
 from service.restore_estimate import Estimate, estimate
 from service.selection import EVERYTHING, Selection, cautions
 from service.server_version import server_version
-from service.sources.base import PlanItem, Restorer, StoredSource
+from service.sources.base import PlanItem, Restorer, Room, StoredSource
 from service.state import History
 from service.state_directory import only_job
+from service.terminal import size
 from storage_backends import local_directory
 
 MAY_BE_ALLOWED = frozenset(
@@ -49,6 +53,8 @@ class RestorePlan:
     warnings: list[str] = field(default_factory=list)
     notes: list[Obstacle] = field(default_factory=list)
     """What is worth knowing and stands in nobody's way; with codes and remedies like obstacles."""
+    space: list[Space] = field(default_factory=list)
+    """What the copies need on each file system, and what is free there."""
     estimate: Estimate | None = None
     """How long it will take; null when nothing like it was done here."""
     token: str = ""
@@ -140,6 +146,7 @@ async def plan_for(
         plan.obstacles.append(_origin_not_proven(reader))
     stops = config.restore.hooks.stop is not None
     preserve = preserved(config, reader, archive)
+    rooms: list[Room] = []
     for stored in wanted:
         try:
             restorer = sources.restorer(sources.settings_for(config, stored), preserve)
@@ -152,7 +159,35 @@ async def plan_for(
         for found in obstacles:  # a server that is stopped before the exchange has no connections then
             (plan.notes if stops and found.code == "LIVE_CONNECTIONS" else plan.obstacles).append(found)
         plan.notes.extend(notes)
+        with contextlib.suppress(SourceError, OSError):  # what cannot be asked is an obstacle already
+            rooms.append(await restorer.room(stored))
+    await run_in_thread(_tell_space, plan, rooms)
     return replace(plan, token=_token(config, reader, plan))
+
+
+def _tell_space(plan: RestorePlan, rooms: list[Room]) -> None:
+    """Compare what all copies need together with what is free: PostgreSQL stops altogether on a full disk."""
+    plan.space.extend(spaces(rooms))
+    told = any(obstacle.code == "NO_SPACE" for obstacle in plan.obstacles)
+    for place in plan.space:
+        if place.needed > place.free and not told:
+            plan.obstacles.append(
+                Obstacle(
+                    "SPACE",
+                    f"the copies need about {size(place.needed)} at {place.directory} beside the live data,"
+                    f" {size(place.free)} are free",
+                    "Free or add space there.",
+                )
+            )
+    for room in rooms:
+        if room.unseen:
+            plan.notes.append(
+                Obstacle(
+                    "SPACE_UNSEEN",
+                    f"{room.unseen}, so nobody here sees whether its disk would fill up",
+                    "Look there whether the databases fit beside the live ones.",
+                )
+            )
 
 
 _MOMENTARY = frozenset({"LIVE_CONNECTIONS", "SERVER_LOCKED", "CONNECTIONS_FULL"})

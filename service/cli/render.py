@@ -121,6 +121,8 @@ def plan(found: RestorePlan, *, can_be_allowed: Collection[str]) -> None:
     )
     items(found.items)
     _left_out(found.excluded, found.warnings)
+    for place in found.space:
+        click.echo(f"needs {size(place.needed)} at {plain(place.directory)}, {size(place.free)} are free")
     if found.estimate is not None:
         expected = found.estimate
         click.echo(f"will take {duration(expected.low)} to {duration(expected.high)} (from {plain(expected.basis)})")

@@ -14,7 +14,7 @@ from service.errors import ConfigError, JobRefused, RestoreRefused, ServiceError
 from service.progress import Progress
 from service.restore import recover, restore
 from service.restore_plan import plan_restore
-from service.sources.postgresql import preflight, stage
+from service.sources.postgresql import room, stage
 from tests import app_database
 from tests.app_database import contents, spoil, untouched
 from tests.conftest import NewServer
@@ -323,8 +323,8 @@ async def test_a_full_disk_while_staging_leaves_live_data_as_it_was(workspace: P
 
 async def test_too_little_space_is_an_obstacle(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = (await installation.backup()).name
-    monkeypatch.setattr(preflight, "_SPACE_FACTOR", 1e9)
-    with pytest.raises(RestoreRefused, match="the databases need about"):
+    monkeypatch.setattr(room, "_LOG_SHARE", 1e9)
+    with pytest.raises(RestoreRefused, match="the copies need about"):
         await installation.restore(archive)
 
 

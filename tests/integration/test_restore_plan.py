@@ -16,6 +16,7 @@ from service.journal import Journal
 from service.progress import Progress
 from service.restore import restore
 from service.restore_plan import RestorePlan, plan_restore
+from service.sources.postgresql import room
 from service.state_directory import only_job
 from tests.recipes import Installation
 
@@ -62,6 +63,23 @@ async def test_a_plan_says_what_becomes_of_each_database_and_role(installation: 
     assert told["role worker"][1] == "other attributes, password"
     assert told["role keeper"][1] == "other settings, memberships"
     assert (plan.obstacles, plan.notes) == ([], [])
+    assert sum(place.needed for place in plan.space) > 10_000_000, "two databases take as much at least"
+    assert all(place.free > place.needed for place in plan.space)
+
+
+async def test_a_server_whose_files_cannot_be_seen_is_told(
+    installation: Installation, archive: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_HERE", frozenset())
+    plan = await planned(installation, archive)
+    assert (codes(plan.obstacles), codes(plan.notes), plan.space) == ([], ["SPACE_UNSEEN"], [])
+
+
+async def test_what_all_copies_need_together_has_to_fit(
+    installation: Installation, archive: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_LOG_SHARE", 1e9)
+    assert codes((await planned(installation, archive)).obstacles) == ["SPACE"]
 
 
 async def test_who_is_connected_is_told_and_has_to_be_allowed_unless_a_hook_stops_the_server(

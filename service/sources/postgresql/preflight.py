@@ -46,7 +46,6 @@ async def plan(settings: PostgresqlSettings, stored: StoredSource, reader: Strea
                 obstacles += await _prepared(connection, set(moved))
                 obstacles += await _replication(connection, set(moved))
                 obstacles += await live_connections(connection, settings, moved)
-                obstacles += space(server, sum(database["bytes"] for database in wanted))
                 about_roles = []
                 if reader is not None:
                     cluster = await globals_of(stored, reader)
