@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import shlex
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Literal
 
 from service.blocking import to_the_end
@@ -42,6 +44,7 @@ async def run_hook(
     env: Mapping[str, str],
     timeout: float,  # noqa: ASYNC109 - what it started has to be ended too
     progress: Progress,
+    pass_fds: Sequence[int] = (),
 ) -> str:
     """Run a program to its end and return the last lines that it said, secrets taken out.
 
@@ -59,6 +62,7 @@ async def run_hook(
                 stderr=output,
                 env=safe_environment() | dict(env),
                 start_new_session=True,
+                pass_fds=pass_fds,
             )
         except OSError as error:
             raise HookFailed(
@@ -119,6 +123,7 @@ class ServerHooks:
     settings: RestoreHooks
     archive: str
     restore_id: str
+    state_dir: Path
 
     @property
     def configured(self) -> bool:
@@ -127,11 +132,33 @@ class ServerHooks:
 
     async def stop(self, purpose: Purpose, progress: Progress) -> None:
         """Stop the server's applications. Raises HookFailed."""
-        await self._run("stop", self.settings.stop, purpose, "Stopping the server", progress)
+        async with self._no_stop_at_work(progress) as lock:
+            await self._run("stop", self.settings.stop, purpose, "Stopping the server", progress, pass_fds=(lock,))
 
     async def start(self, purpose: Purpose, progress: Progress) -> None:
         """Start the server's applications. Raises HookFailed."""
+        async with self._no_stop_at_work(progress):
+            pass
         await self._run("start", self.settings.start, purpose, "Starting the server", progress)
+
+    @contextlib.asynccontextmanager
+    async def _no_stop_at_work(self, progress: Progress) -> AsyncIterator[int]:
+        """Hold, for a block, the lock that a stop hook holds as long as it lives; wait no longer than it may take.
+
+        A stop hook outlives this process when that is killed; a start hook that overtook it would be in vain.
+        """
+        wait = self.settings.stop.timeout if self.settings.stop is not None else 0.0
+        lock = os.open(self.state_dir / "stop-hook.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = asyncio.get_running_loop().time() + wait
+            while not _locked(lock):
+                if asyncio.get_running_loop().time() >= deadline:
+                    progress.say("An earlier stop hook still runs; it is not waited for any longer")
+                    break
+                await asyncio.sleep(0.05)
+            yield lock
+        finally:
+            os.close(lock)
 
     async def reissue_secrets(self, hardware: str, progress: Progress) -> None:
         """Have the server given its passwords anew; `hardware` is told to the program. Raises HookFailed."""
@@ -163,12 +190,14 @@ class ServerHooks:
         sentence: str,
         progress: Progress,
         more: Mapping[str, str] | None = None,
+        *,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         if hook is None:
             return
         progress.say(f"{sentence}: {shlex.join(hook.command)}")
         env = self._env(name, purpose) | dict(more or {})
-        tail = await run_hook(hook.command, env=env, timeout=hook.timeout, progress=progress)
+        tail = await run_hook(hook.command, env=env, timeout=hook.timeout, progress=progress, pass_fds=pass_fds)
         for line in tail.splitlines()[-3:]:
             progress.say(f"  {line}")
 
@@ -179,6 +208,14 @@ class ServerHooks:
             "DEVICEON_BACKUP_ARCHIVE": self.archive,
             "DEVICEON_BACKUP_RESTORE_ID": self.restore_id,
         }
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def obstacles(settings: RestoreHooks) -> list[Obstacle]:

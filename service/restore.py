@@ -186,7 +186,7 @@ async def _start(journal: Journal, hooks: ServerHooks, progress: Progress) -> No
 
 
 def _hooks(config: ConfigFile, journal: Journal) -> ServerHooks:
-    return ServerHooks(config.restore.hooks, journal.archive, journal.id)
+    return ServerHooks(config.restore.hooks, journal.archive, journal.id, config.state_dir)
 
 
 def _restorer(participant: dict[str, Any]) -> Restorer:

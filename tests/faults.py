@@ -116,6 +116,9 @@ class Steps:
                 except Exception:
                     if kind == "connect":
                         result.terminate()
+                    elif kind == "program":
+                        result.kill()
+                        await result.wait()
                     raise
             return result
 

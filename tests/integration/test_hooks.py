@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -70,6 +72,33 @@ async def test_what_a_start_hook_leaves_running_lives_on_and_is_not_waited_for(t
             await asyncio.sleep(0.05)
 
 
+STOPPING = """
+import asyncio, json, sys
+from pathlib import Path
+from service.config_restore import RestoreHooks
+from service.hooks import ServerHooks
+from service.progress import Progress
+
+place, stop = Path(sys.argv[1]), json.loads(sys.argv[2])
+hooks = RestoreHooks.model_validate({"stop": stop, "start": {"command": ["true"]}})
+asyncio.run(ServerHooks(hooks, "", "0", place).stop("restore", Progress()))
+"""
+
+
+async def test_a_start_hook_waits_for_a_stop_hook_that_outlived_a_killed_service(tmp_path: Path) -> None:
+    stop = {"command": ["sh", "-c", f"touch {tmp_path}/begun; sleep 0.7; echo stop >> {tmp_path}/log"], "timeout": 20}
+    start = {"command": ["sh", "-c", f"echo start >> {tmp_path}/log"]}
+    hooks = ServerHooks(RestoreHooks.model_validate({"stop": stop, "start": start}), "", "0", tmp_path)
+    arguments = [sys.executable, "-c", STOPPING, str(tmp_path), json.dumps(stop)]
+    child = await asyncio.create_subprocess_exec(*arguments, cwd=Path(__file__).parents[2])
+    while not (tmp_path / "begun").exists():
+        await asyncio.sleep(0.01)
+    child.kill()
+    await child.wait()
+    await hooks.start("rollback", Progress())
+    assert (tmp_path / "log").read_text().split() == ["stop", "start"]
+
+
 def test_hooks_that_cannot_be_run_are_named(tmp_path: Path) -> None:
     script = tmp_path / "start"
     script.write_text("#!/bin/sh\n")
@@ -105,7 +134,7 @@ async def answering(*answers: bytes) -> AsyncIterator[int]:
 
 async def healthy(within: float = 20, **settings: object) -> None:
     hooks = RestoreHooks(health=HealthSettings.model_validate({"within": within, **settings}))
-    await ServerHooks(hooks, "Backup_20260101_0000Z.zip", "0").health("restore", Progress())
+    await ServerHooks(hooks, "Backup_20260101_0000Z.zip", "0", Path("/nowhere")).health("restore", Progress())
 
 
 GOOD, BUSY = b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
