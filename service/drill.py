@@ -22,7 +22,7 @@ from service.config import Config, ConfigFile
 from service.config_restore import RestoreSettings
 from service.drill_choice import choose
 from service.drill_seen import Seen
-from service.errors import ArchiveError, DamagedSlot, NotAuthentic, RestoreRefused, ServiceError
+from service.errors import ArchiveError, DamagedSlot, NotAuthentic, RestoreRefused, ServiceError, SourceError
 from service.exclusive import servers_locked
 from service.journal import Journal, journals
 from service.keys import identities, signer
@@ -222,10 +222,15 @@ async def _dropped(journal: Journal, progress: Progress) -> None:
                     await run_in_thread(place.parent.rmdir)
         await journal.remove()
     except (ServiceError, OSError) as error:
-        raise NotTidied(
-            f"what the drill of {journal.archive} has made could not be dropped: {error}",
-            hint="Remove that cause. The next start of the service or the next drill drops it.",
-        ) from error
+        raise _not_tidied(journal, error) from error
+
+
+def _not_tidied(journal: Journal, error: Exception) -> NotTidied:
+    return NotTidied(
+        f"what the drill of {journal.archive} has made could not be dropped: {error}",
+        hint="Remove that cause. The next start of the service or the next drill drops it. If the server that it was"
+        f" made in is gone for good, delete {journal.path}.",
+    )
 
 
 async def _reported(config: Config, report: drill_report.Report, progress: Progress) -> tuple[Path, Path]:
@@ -246,14 +251,17 @@ async def _recover(config: ConfigFile, progress: Progress) -> list[str]:
     for journal in journals(config.state_dir, folder=UNFINISHED):
         progress.say(f"The drill of {journal.archive} was interrupted; dropping what it has made")
         servers = [sources.settings_from_json(participant["settings"]) for participant in journal.participants]
-        async with servers_locked(servers, "tidying up after a drill"):
-            await to_the_end(_dropped(journal, progress))
+        try:
+            async with servers_locked(servers, "tidying up after a drill"):
+                await to_the_end(_dropped(journal, progress))
+        except SourceError as error:
+            raise _not_tidied(journal, error) from error
         settled.append(journal.archive)
     return settled
 
 
 async def recover(config: ConfigFile, *, progress: Progress) -> list[str]:
-    """Drop what interrupted drills have left. Returns the archives concerned. Raises JobRefused, ServiceError."""
+    """Drop what interrupted drills have left. Returns the archives concerned. Raises JobRefused, NotTidied."""
     if not journals(config.state_dir, folder=UNFINISHED):
         return []
     with only_job(config.state_dir, "tidying up after a drill"):

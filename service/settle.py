@@ -45,13 +45,16 @@ async def settle(
     """
     progress.begin("settle", "Looking for what a crash has left")
     result = SettleResult(restores=await recover(config, progress=progress))
-    result.drills = await drill.recover(config, progress=progress)
     problems: list[ServiceError | StorageError] = []
     for one in config.each():
         try:
             await _settle_target(one, archives, clock, result, progress)
         except (ServiceError, StorageError) as error:
             problems.append(error)
+    try:
+        result.drills = await drill.recover(config, progress=progress)
+    except ServiceError as error:  # the server that drills have of their own may be away for long
+        problems.append(error)
     if problems:
         raise problems[0]
     return result

@@ -31,7 +31,7 @@ from service import drill_report, headroom
 from service.backup import utc_now
 from service.catalog import verify
 from service.config import Config
-from service.drill import DrillResult, drill, recover, unfinished
+from service.drill import DrillResult, NotTidied, drill, recover, unfinished
 from service.drill_report import check, message_of, signature_member
 from service.errors import (
     ArchiveError,
@@ -390,6 +390,23 @@ async def test_a_cancelled_drill_drops_everything_and_leaves_no_report(ground: G
     assert await ground.evidence() == "verified"
 
 
+async def test_the_journal_of_a_drill_knows_nothing_of_what_is_live(ground: Ground) -> None:
+    """What it does not know, no way back can touch, whatever becomes of the live databases meanwhile."""
+    seen: list[str] = []
+
+    def look(sentence: str) -> None:
+        if sentence.startswith(("Building indexes", "Everything is restored")):
+            [path] = (ground.drills / "unfinished").glob("*.json")
+            seen.append(path.read_text())
+
+    await ground.drill(on_step=look)
+    assert len(seen) == 2
+    for text in seen:
+        [database] = json.loads(text)["participants"][0]["record"]["databases"]
+        assert database["live_oid"] is None and database["scratch_oid"] is not None
+        assert "SCRAM-SHA-256" not in text and ground.made.server.password not in text
+
+
 async def test_other_jobs_and_drills_are_refused_beside_each_other(ground: Ground) -> None:
     with only_job(ground.config.state_dir, "a backup"), pytest.raises(JobRefused, match="a backup"):
         await ground.drill()
@@ -468,8 +485,9 @@ async def test_a_drill_whose_server_is_killed_fails_and_is_tidied_up_when_the_se
     assert await ground.evidence() == "verified"
     assert unfinished(ground.config)
     assert [report["result"] for report in ground.reports()] == ["failed"]
-    with pytest.raises(SourceError):
+    with pytest.raises(NotTidied, match="could not be dropped") as left:
         await recover(ground.config, progress=Progress())
+    assert "gone for good, delete" in left.value.hint
     own_postgresql.start()
     assert await recover(ground.config, progress=Progress()) == [ground.archive]
     names = await own_postgresql.fetch("SELECT datname FROM pg_database WHERE NOT datistemplate")

@@ -502,7 +502,7 @@ NEEDS_MORE = frozenset(
     {"pin.change", "pin.remove", "pin.set", "pin.status", "key.prove", "provision.begin", "provision.finish"}
     | {"drill.report", "reset.plan"}
 )
-"""Methods that fail here, where archives are not sealed and there is no drill and no baseline: other tests call them elsewhere."""
+"""Methods that fail here, where archives are not sealed and there is no drill and no baseline: others call them."""
 
 
 @pytest.fixture
