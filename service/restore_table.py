@@ -14,7 +14,7 @@ from service.backup import utc_now
 from service.blocking import to_the_end
 from service.catalog import opened
 from service.config import Config
-from service.errors import ConfigError, JobRefused, RestoreRefused
+from service.errors import ConfigError, JobRefused, RestoreRefused, SwapFailed
 from service.exclusive import servers_locked
 from service.journal import Journal
 from service.pipeline.unpack import ArchiveReader
@@ -131,14 +131,21 @@ async def _staged(
             settings, stored, reader, record, journal.save, progress, tables=wanted, into=into
         )
         await restorer.swap(record, journal.save)
-    except BaseException:
-        await to_the_end(_undo(journal, restorer, record))
+        progress.past_cancelling = True
+        await journal.remove()
+    except BaseException as error:
+        await to_the_end(_undo(journal, restorer, record, error))
         raise
-    await to_the_end(journal.remove())
     return done, notes
 
 
-async def _undo(journal: Journal, restorer: Restorer, record: Record) -> None:
-    await journal.save("undoing")
-    await restorer.undo(record)
-    await journal.remove()
+async def _undo(journal: Journal, restorer: Restorer, record: Record, cause: BaseException) -> None:
+    try:
+        await journal.save("undoing")
+        await restorer.undo(record)
+        await journal.remove()
+    except Exception as error:
+        raise SwapFailed(
+            f"restoring the tables failed ({cause}), and what was begun could not be removed: {error}",
+            hint="Remove that cause, then run `deviceon-backup rollback`: it goes on where this stopped.",
+        ) from error

@@ -142,7 +142,7 @@ class Work:
             database=params["database"],
             tables=params["tables"],
             into=params["into"],
-            source=params.get("source"),
+            source=params.get("source_name"),
             allow=frozenset(params.get("allow", ())),
             progress=progress,
         )

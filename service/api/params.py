@@ -260,7 +260,7 @@ class RestoreTables(Mutation, OfTarget, Opened):
     """Their names: SCHEMA.TABLE, or TABLE for one in the schema public."""
     into: Annotated[str, Field(min_length=1, max_length=63)]
     """The name of the database to make."""
-    source: Named | None = None
+    source_name: Named | None = None
     """The archive's source that has the database; it is found when only one has."""
     allow: list[Annotated[str, Field(pattern=r"^[A-Z_]{1,64}$")]] = []
     """Codes of obstacles to go ahead in spite of."""

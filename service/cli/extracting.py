@@ -108,7 +108,9 @@ def restore_table(
     """
     config = ask_for_pin(shared, config_for(shared, archive, options), archive)
     params = {"archive": archive, "database": database, "tables": list(tables), "into": into, "allow": list(allow)}
-    done = run_job_with(config, shared, options, "restore.tables", **params, **({"source": source} if source else {}))
+    done = run_job_with(
+        config, shared, options, "restore.tables", **params, **({"source_name": source} if source else {})
+    )
     if shared.json:
         emit(done)
         return

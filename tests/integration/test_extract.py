@@ -260,6 +260,11 @@ async def test_tables_bring_the_definitions_of_their_database_and_no_roles(count
     assert files(tmp_path / "out") == [f"postgresql/{name}" for name in found]
 
 
+async def test_roles_alone_can_be_had(counted: Counted, tmp_path: Path) -> None:
+    await extracted(counted, tmp_path / "out", select=Selection(only="roles"))
+    assert files(tmp_path / "out") == ["postgresql/roles.json", "postgresql/roles.sql"]
+
+
 async def test_what_is_there_is_not_overwritten_and_what_is_not_in_the_archive_leaves_nothing(
     counted: Counted, tmp_path: Path
 ) -> None:

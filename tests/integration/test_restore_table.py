@@ -233,6 +233,7 @@ def test_the_command_tells_how_rows_are_copied_back(archived: tuple[Installation
     server = installation.server
     options = ["--pg-host", server.host, "--pg-port", str(server.port), "--pg-user", server.user]
     options += ["--pg-password-file", str(server.password_file), "--state-dir", str(tmp_path / "state"), "--quiet"]
+    options += ["--source", "postgresql"]
     arguments = [
         "restore-table",
         str(installation.target / name),
