@@ -266,9 +266,7 @@ def findings(config: Config, plan: RestorePlan, allowed: Collection[str]) -> lis
     left = list(plan.obstacles)
     closed = any(obstacle.code.startswith(CLOSED) for obstacle in left)
     good: dict[str, Callable[[], str]] = {
-        "archive's key": lambda: (
-            "the archive is not sealed" if plan.sealing == "off" else "the archive can be opened"
-        ),
+        "archive's key": lambda: "the archive is not sealed" if plan.sealing == "off" else "the archive can be opened",
         "server version": lambda: f"{plan.product} {plan.server_version} is installed, as in the archive",
         "PostgreSQL": lambda: "it answers, and is of the archive's major version",
         "directories": lambda: "they can be replaced",

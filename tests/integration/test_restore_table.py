@@ -17,7 +17,7 @@ from demo.compare import fingerprint
 from demo.postgresql_server import PostgresqlServer
 from service.cli.app import command_line
 from service.errors import RestoreRefused, SourceError, StageFailed
-from service.journal import journals
+from service.journal import Journal, journals
 from service.restore import recover
 from service.restore_table import TablesRestored, named, restore_tables
 from service.selection import NotInArchive
@@ -205,6 +205,23 @@ async def test_a_failure_at_any_step_leaves_nothing(
     owner: Any = {"load": side, "swap": swap}.get(step, side._Side)
     monkeypatch.setattr(owner, step, fail)
     with pytest.raises(SourceError, match="planned"):
+        await beside(archived, "shop.orders")
+    assert SIDE not in await archived[0].databases()
+
+
+@pytest.mark.usefixtures("live")
+async def test_a_cancellation_at_the_very_last_step_leaves_nothing(
+    archived: tuple[Installation, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = Journal.remove
+
+    async def cancelled_once(journal: Journal) -> None:
+        monkeypatch.undo()
+        await remove(journal)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(Journal, "remove", cancelled_once)
+    with pytest.raises(asyncio.CancelledError):
         await beside(archived, "shop.orders")
     assert SIDE not in await archived[0].databases()
 
