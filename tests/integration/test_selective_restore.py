@@ -9,10 +9,13 @@ import pytest
 
 from demo.postgresql_server import PostgresqlServer
 from service.journal import journals
+from service.progress import Progress
 from service.restore import restore
 from service.restore_plan import plan_restore
+from service.rpc.codec import RpcError
 from service.selection import NotInArchive, Selection
 from tests.recipes import Installation
+from tests.service_parts import ADMIN, Place
 
 ROLES = """
     CREATE ROLE app_owner NOLOGIN;
@@ -156,6 +159,30 @@ async def test_all_databases_without_roles_and_configuration_come_back(installat
     await restored(installation, archive, only="databases")
     await installation.commit()
     assert await state(installation) == before | {"app": then["app"], "other": then["other"]}
+
+
+async def test_over_the_socket_a_part_is_planned_and_restored_and_an_unknown_one_is_told(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").write_text("then")
+    place.settings["sources"] = [
+        {"type": "tree", "name": "config", "path": str(place.tree)},
+        {"type": "tree", "name": "other", "path": str(other)},
+    ]
+    async with place.app() as app:
+        name = await place.backup(app.archives)
+        (other / "file").write_text("now")
+        (place.tree / "server.conf").write_text("now")
+        plan = await app.api.call("restore.plan", {"archive": name, "sources": ["other"]}, ADMIN)
+        assert [item["what"] for item in plan["items"]] == [str(other)]
+        assert "beside config of now" in plan["warnings"][0]
+        with pytest.raises(RpcError) as caught:
+            await app.api.call("restore.plan", {"archive": name, "sources": ["nothing"]}, ADMIN)
+        assert (caught.value.reason, caught.value.hint) == ("CONFIG_SELECTION", "It has: config, other.")
+        job = await app.jobs.run_now("restore", {"archive": name, "sources": ["other"]}, Progress())
+        assert job.state == "succeeded", job.error
+        assert ((other / "file").read_text(), (place.tree / "server.conf").read_text()) == ("then", "now")
 
 
 async def test_what_the_archive_does_not_have_is_refused_before_anything_is_touched(installation: Installation) -> None:
