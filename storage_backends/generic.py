@@ -29,7 +29,7 @@ from storage_backends.base import (
     StorageError,
     check_key,
 )
-from storage_backends.generic_directory import Directory, publishes_by_rename
+from storage_backends.generic_directory import Directory, generic_sftp, is_sftp, publishes_by_rename
 from storage_backends.generic_upload import Upload
 from storage_backends.options import MOST_SECONDS
 from storage_backends.pool import Pool
@@ -89,9 +89,16 @@ def open_generic(url: str, options: Mapping[str, Any]) -> GenericBackend:
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= MOST_SECONDS:
         raise InvalidUrl(f"storage_options: call_timeout must be seconds, more than 0 and {MOST_SECONDS} at most")
     given = {name: value for name, value in options.items() if name not in own}
-    return GenericBackend(
+    cautions: tuple[str, ...] = ()
+    if is_sftp(f"{protocol}{rest}"):
+        given, cautions = generic_sftp().checked(given)
+    elif protocol == "ftp" and not given.get("tls"):
+        cautions = ("FTP sends the password and all data unencrypted: others can read and change them.",)
+    target = GenericBackend(
         driver, f"{protocol}{rest}", given, auto_mkdir=own.get("auto_mkdir", False), timeout=float(timeout)
     )
+    target.cautions = cautions
+    return target
 
 
 def _password_in(url: str) -> bool:
@@ -109,8 +116,8 @@ class GenericBackend(StorageBackend):
     ) -> None:
         self.url = url.partition("?")[0]
         self.promise = _BY_RENAME if publishes_by_rename(driver) else _BY_COMMIT
-        if self.url.startswith("ftp://") and not options.get("tls"):
-            self.cautions = ("FTP sends the password and all data unencrypted: others can read and change them.",)
+        if is_sftp(url):
+            self.promise = generic_sftp().PROMISE
         self._timeout = timeout
         self._pool = Pool(partial(Directory, driver, url, dict(options), make=auto_mkdir), self.url, within=timeout)
 

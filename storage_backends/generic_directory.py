@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -38,6 +38,18 @@ def publishes_by_rename(driver: type[Any]) -> bool:
     return driver.mv is not AbstractFileSystem.mv
 
 
+def is_sftp(url: str) -> bool:
+    """Say whether a URL names a place that is reached by SFTP."""
+    return url.startswith(("sftp://", "ssh://"))
+
+
+def generic_sftp() -> Any:
+    """Return the module that knows SFTP: it imports paramiko, which only those have who use it."""
+    from storage_backends import generic_sftp as module  # noqa: PLC0415
+
+    return module
+
+
 class Directory:
     """What `url` names. `make` makes it when it is first written to; without that an absent one is an error."""
 
@@ -65,16 +77,26 @@ class Directory:
         with self.mapped_errors():
             try:
                 given = {**self.driver._get_kwargs_from_urls(self._whole_url), **self._options}
-                # Instances and listings are not shared with anybody: both caches outlive what they hold.
-                fs = self.driver(**given, skip_instance_cache=True, use_listings_cache=False)
+                fs = self._instance(given)
             except TypeError as exc:
                 raise InvalidUrl(f"{self.url}: the driver refuses its options: {self._told(exc)}") from exc
             self._path = str(self.driver._strip_protocol(self._whole_url)).rstrip("/")
             self._fs = fs
 
+    def _instance(self, given: Mapping[str, Any]) -> Any:
+        """Make an instance. It and its listings are not shared with anybody: both caches outlive what they hold."""
+        try:
+            return self.driver(**given, skip_instance_cache=True, use_listings_cache=False)
+        except TypeError as exc:
+            if "use_listings_cache" not in str(exc):
+                raise
+            return self.driver(**given, skip_instance_cache=True)  # it gives all options to a library, as SFTP's does
+
     def close(self) -> None:
         """Let go of it."""
-        self._fs = None
+        fs, self._fs = self._fs, None
+        if self.sftp and fs is not None:
+            generic_sftp().close(fs)
 
     def reopen(self) -> None:
         """Make another instance: the connection of the first may be broken."""
@@ -82,9 +104,22 @@ class Directory:
         self.open()
 
     @property
-    def break_off(self) -> None:
-        """Fsspec has no way to end a call."""
-        return None
+    def sftp(self) -> bool:
+        """Say whether it is reached by SFTP, of which more is known than of others."""
+        return is_sftp(self.url)
+
+    @property
+    def break_off(self) -> Callable[[], None] | None:
+        """Fsspec has no way to end a call; SFTP's socket can be shut."""
+        return (lambda: generic_sftp().break_off(self._fs)) if self.sftp else None
+
+    def rename(self, old: str, new: str, *, replace: bool) -> None:
+        """Give a file another name. Only SFTP refuses one that is taken, unless `replace`."""
+        with self.mapped_errors():
+            if self.sftp and not replace:
+                generic_sftp().rename(self._fs, self.path(old), self.path(new))
+            else:
+                self._fs.mv(self.path(old), self.path(new))
 
     def path(self, name: str) -> str:
         """Return the whole path of a name in the directory."""

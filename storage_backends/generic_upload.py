@@ -17,8 +17,8 @@ from typing import Any
 
 from fsspec.spec import AbstractBufferedFile
 
-from storage_backends.base import InvalidUrl, ObjectExists, ObjectInfo, StorageError
-from storage_backends.generic_directory import Directory, publishes_by_rename
+from storage_backends.base import InvalidUrl, ObjectExists, ObjectInfo, StorageError, TargetUnavailable
+from storage_backends.generic_directory import Directory, generic_sftp, publishes_by_rename
 from storage_backends.temporary import temporary_name
 
 SAMPLE_BYTES = 64 << 10
@@ -52,6 +52,8 @@ class Upload:
             if not self._rename:
                 fs.start_transaction()
             self._file = fs.open(self._directory.path(self._name), "wb")
+            if self._directory.sftp:
+                generic_sftp().pipelined(self._file)
             if not self._rename and not (hasattr(self._file, "commit") and hasattr(self._file, "discard")):
                 raise InvalidUrl(
                     f"fsspec's driver for {self._directory.url} neither renames nor commits",
@@ -66,6 +68,8 @@ class Upload:
                 view = memoryview(piece)
                 while view:
                     written = self._file.write(view)
+                    if written is None:  # paramiko's way to say all; the size is compared before the name is given
+                        written = len(view)
                     if not written:
                         raise OSError("the driver takes no more bytes and does not say why")
                     self._size += written
@@ -84,6 +88,8 @@ class Upload:
                 self._give_name()
             except StorageError as error:
                 if not self._happened(error):
+                    with suppress(TargetUnavailable):
+                        self._refuse_taken()
                     raise
             self._published = self._stored(self._key)
         if self._published.size != self._size:
@@ -105,12 +111,12 @@ class Upload:
         return now is not None and self._published is not None and now.etag == self._published.etag
 
     def _give_name(self) -> None:
+        if self._rename:
+            self._directory.rename(self._name, self._key, replace=self._overwrite)
+            return
         with self._directory.mapped_errors():
-            if self._rename:
-                self._directory.fs.mv(self._directory.path(self._name), self._directory.path(self._key))
-            else:
-                self._directory.fs.end_transaction()
-                self._file = None
+            self._directory.fs.end_transaction()
+            self._file = None
 
     def _happened(self, error: StorageError) -> bool:
         """Say whether the name was given although the driver reports `error`; its hint says so when nobody can tell."""

@@ -20,6 +20,7 @@ from demo.smb_server import SambaServer
 from service import secret
 from tests.ftp_server import FtpServer
 from tests.scoreboard import pytest_terminal_summary  # noqa: F401  a hook of pytest's
+from tests.sftp_server import SftpServer
 
 if TYPE_CHECKING:
     from demo.software_tpm import SoftwareTpm
@@ -116,6 +117,13 @@ def samba() -> Iterator[SambaServer]:
 def ftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FtpServer]:
     """Give the one FTP server that tests share; each makes a directory of its own."""
     with FtpServer(tmp_path_factory.mktemp("ftp")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SftpServer]:
+    """Give the one SFTP server that tests share; each makes a directory of its own."""
+    with SftpServer(tmp_path_factory.mktemp("sftp")) as server:
         yield server
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +18,7 @@ from storage_backends import StorageBackend, open_target
 from storage_backends.local import LocalBackend
 from storage_backends.temporary import temporary_name
 from tests.ftp_server import FtpServer
+from tests.sftp_server import SftpServer
 
 
 class Place(ABC):
@@ -30,6 +31,8 @@ class Place(ABC):
     readers_keep_theirs: ClassVar[bool] = True
     """A reader goes on with the object that it began; otherwise it is told that the object changed."""
 
+    rounds: ClassVar[int] = 60
+    """How often it is cancelled at other moments: fewer where connecting takes long."""
     announces: ClassVar[bool] = True
     """A writer has unfinished things with a name."""
 
@@ -171,6 +174,25 @@ class FtpPlace(LocalPlace):
         return open_target(self.url, {"password": FtpServer.password})
 
 
+@dataclass(frozen=True)
+class SftpPlace(LocalPlace):
+    """A directory of a real SFTP server: a driver that renames, and a server that refuses to replace."""
+
+    url: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    readers_keep_theirs = False
+    rounds = 12
+
+    @property
+    def leaves_something(self) -> bool:
+        """Every file has a name."""
+        return True
+
+    def open(self) -> StorageBackend:
+        """Open the directory by way of the server."""
+        return open_target(self.url, self.options)
+
+
 def make_place(kind: str, directory: Path, fixture: Callable[[str], Any]) -> Place:
     """Make a place; `directory` is the test's own, `fixture` gives the session's servers by name."""
     if kind in S3_KINDS:
@@ -186,10 +208,15 @@ def make_place(kind: str, directory: Path, fixture: Callable[[str], Any]) -> Pla
         name = uuid4().hex
         (server.directory / name).mkdir()
         return FtpPlace(server.directory / name, url=f"{server.url}/{name}")
+    if kind == "sftp":
+        ssh: SftpServer = fixture("sftp_server")
+        name = uuid4().hex
+        (ssh.directory / name).mkdir()
+        return SftpPlace(ssh.directory / name, url=f"{ssh.url}/{name}", options=ssh.storage_options)
     target = directory / "target"
     target.mkdir()
     return LocalPlace(target, unnamed=kind == "local")
 
 
 S3_KINDS = ("ceph", "ceph-tls", "amazon", "swift")
-KINDS = ("local", "local-named", "smb", "memory", "ftp", *S3_KINDS)
+KINDS = ("local", "local-named", "smb", "memory", "ftp", "sftp", *S3_KINDS)

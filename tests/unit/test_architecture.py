@@ -113,6 +113,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
 # Third-party libraries and the only units that import them; an empty tuple is everybody.
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "aiobotocore": ("storage_backends.s3",),
+    "paramiko": ("storage_backends.generic_sftp",),
     "aiofiles": (),
     "aiohttp": ("service.http", "storage_backends.s3"),
     "apprise": ("service.notify_send",),

@@ -1,0 +1,101 @@
+"""Targets by SFTP, on a real OpenSSH: the server has to be known, and what it refuses is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from storage_backends import AccessDenied, InvalidUrl, StorageError, TargetUnavailable, open_target
+from tests.sftp_server import SftpServer
+
+
+async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+@pytest.fixture
+def url(sftp_server: SftpServer) -> str:
+    name = uuid4().hex
+    (sftp_server.directory / name).mkdir()
+    return f"{sftp_server.url}/{name}"
+
+
+async def test_a_server_that_is_not_known_is_refused_with_its_key(
+    sftp_server: SftpServer, url: str, tmp_path: Path
+) -> None:
+    nobody = tmp_path / "known_hosts"
+    nobody.touch()
+    shown = subprocess.run(
+        ["ssh-keygen", "-lf", sftp_server.root / "host_key.pub"], capture_output=True, text=True, check=True
+    ).stdout.split()[1]
+    async with open_target(url, sftp_server.storage_options | {"known_hosts": str(nobody)}) as target:
+        with pytest.raises(InvalidUrl, match="is not known") as caught:
+            await target.put("object", pieces(b"x"))
+    assert shown in str(caught.value)
+    assert "ssh-keyscan" in caught.value.hint and str(nobody) in caught.value.hint
+
+
+async def test_a_server_with_another_key_is_refused(sftp_server: SftpServer, url: str, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other], check=True)
+    known = tmp_path / "known_hosts"
+    known.write_text(f"[127.0.0.1]:{sftp_server.port} {other.with_suffix('.pub').read_text()}")
+    async with open_target(url, sftp_server.storage_options | {"known_hosts": str(known)}) as target:
+        with pytest.raises(AccessDenied, match="another host key"):
+            await target.put("object", pieces(b"x"))
+
+
+async def test_that_any_key_is_trusted_must_be_asked_for_and_is_told(sftp_server: SftpServer, url: str) -> None:
+    options = {name: value for name, value in sftp_server.storage_options.items() if name != "known_hosts"}
+    assert open_target(url, sftp_server.storage_options).cautions == ()
+    async with open_target(url, options | {"host_key_policy": "auto_add"}) as target:
+        assert "Any host key is trusted" in target.cautions[0]
+        await target.put("object", pieces(b"x"))
+
+
+@pytest.mark.parametrize("wrong", [{"known_hosts": "/no/such"}, {"known_hosts": 1}, {"host_key_policy": "yes"}])
+def test_an_option_that_makes_no_sense_is_refused(url: str, wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidUrl, match=next(iter(wrong))):
+        open_target(url, wrong)
+
+
+async def test_a_key_that_the_server_does_not_take_is_denied(sftp_server: SftpServer, url: str, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    options = sftp_server.storage_options | {"key_filename": str(key), "look_for_keys": False}
+    async with open_target(url, options) as target:
+        with pytest.raises(AccessDenied):
+            await target.put("object", pieces(b"x"))
+
+
+async def test_a_directory_that_is_not_there_is_told(sftp_server: SftpServer, url: str) -> None:
+    async with open_target(f"{url}/absent", sftp_server.storage_options) as target:
+        with pytest.raises(StorageError) as caught:
+            await target.put("object", pieces(b"x"))
+    assert caught.value.hint
+
+
+async def test_a_server_that_stands_still_ends_a_call_at_its_deadline_and_its_thread_too(
+    sftp_server: SftpServer, url: str
+) -> None:
+    async with open_target(url, sftp_server.storage_options | {"call_timeout": 2}) as target:
+        await target.put("object", pieces(b"x"))
+        stopped = sftp_server.sessions()
+        assert stopped
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(TargetUnavailable, match="did not answer within 2 s") as caught:
+                await target.stat("object")
+            assert "left behind" not in caught.value.hint
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+        assert (await target.stat("object")).size == 1
