@@ -56,6 +56,10 @@ async def keys(target: StorageBackend) -> list[str]:
     return [info.key for info in await listed(target)]
 
 
+def how_often(place: Place) -> int:
+    return min(RACES, place.rounds)
+
+
 class Broken(Exception):
     """An error of whoever makes the data."""
 
@@ -193,7 +197,7 @@ async def test_a_reader_keeps_the_object_that_it_began_or_is_told(target: Storag
 
 
 async def test_of_racing_tasks_exactly_one_wins(target: StorageBackend, place: Place) -> None:
-    for number in range(RACES):
+    for number in range(how_often(place)):
         everybody = asyncio.Barrier(3)
 
         async def data(mark: bytes, everybody: asyncio.Barrier = everybody) -> AsyncIterator[bytes]:
@@ -214,7 +218,7 @@ def _race(place: Place, mark: bytes, start: Barrier | threading.Barrier, results
     async def run() -> list[bool]:
         won = []
         async with place.open() as target:
-            for number in range(RACES):
+            for number in range(how_often(place)):
                 await asyncio.to_thread(start.wait, 60)
                 try:
                     await target.put(f"object{number:03}", pieces(mark * 100_000))
@@ -230,11 +234,11 @@ def _race(place: Place, mark: bytes, start: Barrier | threading.Barrier, results
 
 async def test_of_racing_processes_exactly_one_wins(target: StorageBackend, place: Place) -> None:
     """Of racing threads of one process, each with a backend of its own, where no more is promised."""
-    results: dict[bytes, MutableSequence[bool]] = {mark: [False] * RACES for mark in (b"a", b"b")}
+    results: dict[bytes, MutableSequence[bool]] = {mark: [False] * how_often(place) for mark in (b"a", b"b")}
     if place.other_processes_keep_out:
         context = get_context("spawn")
         start = context.Barrier(2)
-        results = {mark: context.Array("b", RACES) for mark in results}  # type: ignore[misc]  # serves as one
+        results = {mark: context.Array("b", how_often(place)) for mark in results}  # type: ignore[misc]  # serves as one
         processes = [context.Process(target=_race, args=(place, mark, start, results[mark])) for mark in results]
         for process in processes:
             process.start()
@@ -247,7 +251,7 @@ async def test_of_racing_processes_exactly_one_wins(target: StorageBackend, plac
         together = threading.Barrier(2)
         races = (asyncio.to_thread(_race, place, mark, together, results[mark]) for mark in results)
         await asyncio.gather(*races)
-    for number in range(RACES):
+    for number in range(how_often(place)):
         won = [mark for mark, array in results.items() if array[number]]
         assert len(won) == 1
         assert await read(target, f"object{number:03}") == won[0] * 100_000

@@ -11,7 +11,8 @@ from uuid import uuid4
 
 import pytest
 
-from storage_backends import AccessDenied, InvalidUrl, StorageError, TargetUnavailable, open_target
+from storage_backends import AccessDenied, InvalidUrl, ObjectExists, StorageError, TargetUnavailable, open_target
+from storage_backends.generic_upload import Upload
 from tests.sftp_server import SftpServer
 
 
@@ -99,3 +100,23 @@ async def test_a_server_that_stands_still_ends_a_call_at_its_deadline_and_its_th
             for pid in stopped:
                 os.kill(pid, signal.SIGCONT)
         assert (await target.stat("object")).size == 1
+
+
+async def test_the_server_itself_refuses_a_name_that_another_machine_takes_at_the_last_moment(
+    sftp_server: SftpServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = sftp_server.directory / url.rpartition("/")[2]
+    honest, looks = Upload._refuse_taken, []
+
+    def blind(self: Upload) -> None:
+        looks.append(self)
+        if len(looks) == 2:  # just after the last look before the name is given
+            (directory / "object").write_bytes(b"another's")
+        else:
+            honest(self)
+
+    monkeypatch.setattr(Upload, "_refuse_taken", blind)
+    async with open_target(url, sftp_server.storage_options) as target:
+        with pytest.raises(ObjectExists):
+            await target.put("object", pieces(b"ours"))
+    assert [(path.name, path.read_bytes()) for path in directory.iterdir()] == [("object", b"another's")]
