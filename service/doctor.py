@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from service import hooks
 from service.catalog import list_archives
 from service.config import Config
 from service.config_sources import PostgresqlSettings, SqliteSettings, TreeSettings
@@ -180,10 +181,22 @@ def _space(directory: Path, *, largest: int) -> Finding:
     return Finding("free space", None if free < LITTLE_SPACE_BYTES else True, told)
 
 
+async def _hooks(config: Config) -> list[Finding]:
+    """Look whether the programs around a restore could be run; a good one is not said to work."""
+    if not hooks.commands(config.restore.hooks):
+        return []
+    wrong = hooks.obstacles(config.restore.hooks)
+    if not wrong:
+        named = ", ".join(hooks.commands(config.restore.hooks))
+        return [Finding("restore hooks", True, f"these could be run: {named}")]
+    return [Finding("restore hooks", False, each.message, each.remedy) for each in wrong]
+
+
 _CHECKS: tuple[tuple[str, Check], ...] = (
     ("server", _server),
     ("state directory", _state),
     ("TPM", _tpm),
     ("sources", _sources),
     ("target", _target),
+    ("restore hooks", _hooks),
 )

@@ -218,14 +218,19 @@ def _locked(lock: int) -> bool:
     return True
 
 
-def obstacles(settings: RestoreHooks) -> list[Obstacle]:
-    """Say which hooks could not be run."""
-    commands = {
+def commands(settings: RestoreHooks) -> dict[str, list[str]]:
+    """Return the programs that are configured, by the hook's name."""
+    found = {
         "stop": settings.stop.command if settings.stop else None,
         "start": settings.start.command if settings.start else None,
         "reissue_secrets": settings.reissue_secrets.command if settings.reissue_secrets else None,
         "health": settings.health.command if settings.health else None,
     }
+    return {name: command for name, command in found.items() if command is not None}
+
+
+def obstacles(settings: RestoreHooks) -> list[Obstacle]:
+    """Say which hooks could not be run."""
     path = safe_environment()["PATH"]
     return [
         Obstacle(
@@ -233,6 +238,6 @@ def obstacles(settings: RestoreHooks) -> list[Obstacle]:
             f"the {name} hook {command[0]} is not there, or this service may not execute it",
             f"Correct restore.hooks.{name} in the configuration, or make the program executable.",
         )
-        for name, command in commands.items()
-        if command is not None and shutil.which(command[0], path=path) is None
+        for name, command in commands(settings).items()
+        if shutil.which(command[0], path=path) is None
     ]

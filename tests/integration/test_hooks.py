@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from service.config_restore import HealthSettings, HookSettings, RestoreHooks
+from service.doctor import examine
 from service.errors import HookFailed, Unhealthy
 from service.health import wait_until_healthy
 from service.hooks import ServerHooks, obstacles, run_hook
 from service.progress import Progress
 from service.secret import remember
+from tests.service_parts import Place
 
 
 async def run(script: str, *, seconds: float = 20, env: dict[str, str] | None = None) -> str:
@@ -114,6 +116,18 @@ def test_hooks_that_cannot_be_run_are_named(tmp_path: Path) -> None:
     ]
     script.chmod(0o755)
     assert len(obstacles(hooks)) == 1
+
+
+async def test_doctor_looks_at_the_hooks_before_the_day_they_are_needed(tmp_path: Path) -> None:
+    place = Place(tmp_path, settings={"restore": {"hooks": {"start": {"command": ["true"]}}}})
+    assert [each.message for each in await examine(place.config) if each.name == "restore hooks"] == [
+        "these could be run: start"
+    ]
+    place.settings["restore"] = {"hooks": {"start": {"command": ["/nowhere/start"]}}}
+    [wrong] = [each for each in await examine(place.config) if each.name == "restore hooks"]
+    assert wrong.ok is False and "/nowhere/start is not there" in wrong.message
+    place.settings["restore"] = {}
+    assert [each for each in await examine(place.config) if each.name == "restore hooks"] == []
 
 
 @asynccontextmanager

@@ -13,8 +13,8 @@ from service.sources.base import PlanItem, StoredSource, StreamReader
 from service.sources.postgresql import roles
 from service.sources.postgresql.connect import Connection
 
-LOOK_AGAIN_SECONDS = 0.5
-"""A session that is gone after so long was on its way out, as after any short query."""
+LOOKS, LOOK_SECONDS = 4, 0.4
+"""A session that is gone after so many looks was on its way out, as after any short query."""
 
 
 async def globals_of(stored: StoredSource, reader: StreamReader) -> roles.Globals:
@@ -33,8 +33,10 @@ async def live_connections(
 ) -> list[Obstacle]:
     """Tell of each database among `names` that others are connected to, and who they are."""
     found = await _sessions(connection, settings, names)
-    if found:
-        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+    for _ in range(LOOKS):
+        if not found:
+            break
+        await asyncio.sleep(LOOK_SECONDS)
         still = await _sessions(connection, settings, names)
         found = {pid: row for pid, row in still.items() if pid in found}
     told: dict[str, dict[str, int]] = {}
