@@ -30,6 +30,7 @@ from service.ledger import PROVEN, Ledger
 from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
 from service.restore_plan import plan_for
+from service.server_version import server_version
 from service.sources.base import Restorer, Room, StoredSource
 from service.sources.work_area import remove_area
 from service.state_directory import only_job
@@ -45,6 +46,13 @@ class NotTidied(ServiceError):
     """A drill could not drop what it had made; that is done later."""
 
     code = "DRILL_NOT_TIDIED"
+    transient = True
+
+
+class NotReported(ServiceError):
+    """The report of a drill could not be written."""
+
+    code = "DRILL_NOT_REPORTED"
     transient = True
 
 
@@ -78,7 +86,7 @@ async def drill(
 
     However it ends, nothing of the copies is left and a report is written, but for a drill that was cancelled or never
     began. Raises JobRefused, NotFound; RestoreRefused when something stands in the way; what a restore raises;
-    NotTidied when the copies could not be dropped: the next start or drill does that.
+    NotTidied when the copies could not be dropped: the next start or drill does that; NotReported.
     """
     with only_job(config.state_dir, "a drill"):
         await _recover(config, progress)
@@ -87,8 +95,11 @@ async def drill(
         try:
             await _rehearse(one, name, seen, ledger, progress)
         except Exception as error:
-            paths = await _reported(one, seen.report(clock(), progress, error), progress)
-            error.add_note(f"report: {paths[0]}")
+            try:
+                paths = await _reported(one, seen.report(clock(), progress, error), progress)
+                error.add_note(f"report: {paths[0]}")
+            except NotReported as problem:
+                error.add_note(str(problem))
             raise
         report = seen.report(clock(), progress, None)
         paths = await _reported(one, report, progress)
@@ -155,6 +166,7 @@ def _elsewhere(config: Config, reader: ArchiveReader, identifier: str) -> Config
 
 async def _refuse_early(config: Config, archive: str, reader: ArchiveReader, seen: Seen) -> list[Room]:
     """Raise RestoreRefused when something stands in the way; return what of this machine has to be watched."""
+    seen.installed = await server_version(config.server)
     plan = await plan_for(config, reader, archive)
     told = [*plan.notes, *(each for each in plan.obstacles if each.code in ONLY_FOR_THE_EXCHANGE)]
     seen.notes += [each.message for each in told if each.code != "LIVE_CONNECTIONS"]  # it is live, after all
@@ -234,16 +246,22 @@ def _not_tidied(journal: Journal, error: Exception) -> NotTidied:
 
 
 async def _reported(config: Config, report: drill_report.Report, progress: Progress) -> tuple[Path, Path]:
-    """Sign and write a report. One that cannot be signed is written all the same, and says so."""
+    """Sign and write a report. One that cannot be signed is written all the same, and says so. Raises NotReported."""
     progress.begin("report", "Writing the report")
     try:
         key = await signer(config)
         if key is not None:
             value = await key.sign(drill_report.PURPOSE, drill_report.message_of(report))
             report["signature"] = drill_report.signature_member(key.public_key, value)
-    except ServiceError as error:
+    except (ServiceError, OSError) as error:
         report["notes"].append(f"not signed: {error}")
-    return await run_in_thread(drill_report.save, config.state_dir, report)
+    try:
+        return await run_in_thread(drill_report.save, config.state_dir, report)
+    except OSError as error:
+        raise NotReported(
+            f"the drill {report['result']}, but its report cannot be written: {error.strerror or error}",
+            hint=f"Make room below {config.state_dir}, then drill again.",
+        ) from error
 
 
 async def _recover(config: ConfigFile, progress: Progress) -> list[str]:

@@ -47,6 +47,8 @@ class Seen:
     evidence: Evidence | None = None
     """What the drill has found out; None when it said nothing of the archive."""
     sealed: bool = False
+    installed: str | None = None
+    """The version of the server that is installed here."""
     failed_while: str = ""
     """The stage in which the drill failed; empty when it is the last one."""
     digests: int = 0
@@ -115,7 +117,7 @@ class Seen:
             "counts": {"stream_digests": self.digests, **dict(sorted(self.counts.items()))},
             "compared": list(_COMPARED) if passed else [],
             "notes": [redact(note) for note in self.notes],
-            "machine": {"host": os.uname()[1], "product": self.product},
+            "machine": {"host": os.uname()[1], "product": self.product, "installed_version": self.installed},
             "versions": {"deviceon_backup": version("deviceon-backup"), "python": platform.python_version()},
             "requirements": requirements(passed=passed, sealed=self.sealed),
             "signature": None,

@@ -45,7 +45,7 @@ async def service(workspace: Path, own_postgresql: PostgresqlServer, software_tp
                 own_postgresql.source_settings(include=["app"]),
                 {"type": "tree", "path": str(workspace / "etc")},
             ],
-            "drill": {"schedule": {"frequency": "weekly", "weekdays": ["sunday"], "at": "04:00"}},
+            "drill": {"schedule": {"frequency": "weekly", "weekdays": ["sunday"], "at": "04:00"}, "min_free_share": 0},
         },
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -31,7 +32,7 @@ from service import drill_report, headroom
 from service.backup import utc_now
 from service.catalog import verify
 from service.config import Config
-from service.drill import DrillResult, NotTidied, drill, recover, unfinished
+from service.drill import DrillResult, NotReported, NotTidied, drill, recover, unfinished
 from service.drill_report import check, message_of, signature_member
 from service.errors import (
     ArchiveError,
@@ -120,7 +121,7 @@ class Ground:
 
     made: Made
     installation: Installation
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=lambda: {"drill": {"min_free_share": 0}})
     said: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -341,7 +342,7 @@ async def test_a_server_whose_disk_cannot_be_seen_is_refused_unless_that_is_allo
     with pytest.raises(RestoreRefused) as caught:
         await ground.drill()
     assert {each.code for each in caught.value.obstacles} == {"SPACE_UNKNOWN"}
-    ground.settings = {"drill": {"allow": ["SPACE_UNKNOWN"]}}
+    ground.settings = {"drill": {"allow": ["SPACE_UNKNOWN"], "min_free_share": 0}}
     await ground.drill()
     assert any("in spite of" in note for note in ground.reports()[0]["notes"])
 
@@ -364,7 +365,7 @@ async def test_a_drill_on_another_server_needs_nothing_of_the_live_one(
     before = await own_postgresql.fetch("SELECT rolname FROM pg_roles")
     document = twice.config.model_dump(mode="json", exclude_unset=True)
     document["sources"] = [source | {"port": 1} for source in document["sources"]]  # the live server does not answer
-    config = Config.model_validate(document | {"drill": {"postgresql": there}}, strict=False)
+    config = Config.model_validate(document | {"drill": {"postgresql": there, "min_free_share": 0}}, strict=False)
     result = await drill(config, name, progress=Progress(), ledger=ground.ledger)
     assert result.counts["databases"] == 2, "both sources, whose databases have the same names"
     assert [
@@ -473,7 +474,7 @@ async def test_what_a_killed_drill_leaves_is_dropped_at_the_next_start(
 async def test_a_drill_whose_server_is_killed_fails_and_is_tidied_up_when_the_server_is_back(
     ground: Ground, own_postgresql: PostgresqlServer
 ) -> None:
-    ground.settings = {"drill": {"postgresql": own_postgresql.source_settings(name="drills")}}
+    ground.settings = {"drill": {"postgresql": own_postgresql.source_settings(name="drills"), "min_free_share": 0}}
 
     def kill(sentence: str) -> None:
         if sentence.startswith("Building indexes and constraints of database app"):
@@ -523,40 +524,6 @@ async def test_a_copy_that_is_not_what_was_archived_fails_the_drill(
     assert await ground.evidence() == "verified", "the archive is not known to be damaged"
 
 
-async def test_files_that_are_not_what_was_archived_fail_the_drill_and_other_times_are_told(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from service.sources.config_tree import TreeRestorer  # noqa: PLC0415
-    from service.sources.sqlite import SqliteRestorer  # noqa: PLC0415
-
-    def tampering(kind: Any, do: Callable[[Path], object]) -> None:
-        compare = kind.compare
-
-        async def tampered(self: Any, stored: Any, reader: Any, record: Any, progress: Any) -> Any:
-            do(next(ground.drills.glob(f"scratch/*/{stored.name}/.deviceon*")))
-            return await compare(self, stored, reader, record, progress)
-
-        monkeypatch.setattr(kind, "compare", tampered)
-
-    tampering(TreeRestorer, lambda area: os.utime(next(area.glob("*/more/big")), (1, 1)))
-    await ground.drill()
-    monkeypatch.undo()
-    report = ground.reports()[0]
-    assert report["counts"]["read_back_digests"] == 1
-    assert any("times or attributes of 1 names are others than archived: more/big" in note for note in report["notes"])
-    tampering(TreeRestorer, lambda area: next(area.glob("*/more/big")).write_bytes(os.urandom(1 << 21)))
-    with pytest.raises(StageFailed, match="other content than was archived: more/big"):
-        await ground.drill()
-    monkeypatch.undo()
-    tampering(TreeRestorer, lambda area: next(area.glob("*/more/big")).unlink())
-    with pytest.raises(StageFailed, match="other names than were archived: more/big"):
-        await ground.drill()
-    monkeypatch.undo()
-    tampering(SqliteRestorer, lambda area: os.truncate(next(area.glob("*.db")), 4096))
-    with pytest.raises(StageFailed, match="reads back with another content"):
-        await ground.drill()
-
-
 async def test_a_report_that_was_forged_is_refused(ground: Ground) -> None:
     result = await ground.drill()
     content = Path(result.report).read_bytes()
@@ -598,6 +565,23 @@ async def test_a_report_that_cannot_be_signed_is_written_all_the_same(
     [report] = ground.reports()
     assert report["signature"] is None and "not signed: the signing key is damaged" in report["notes"]
     assert await ground.evidence() == "restorable"
+
+
+async def test_a_drill_without_room_for_its_report_fails_and_says_so(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(drill_report, "replace_file", full)
+    with pytest.raises(NotReported, match="the drill passed, but its report cannot be written: No space left"):
+        await ground.drill()
+    assert await ground.evidence() == "restorable"
+    _spoil(ground)
+    await ground.known("verified")
+    with pytest.raises((ArchiveError, NotAuthentic)) as caught:
+        await ground.drill()
+    assert any("its report cannot be written" in note for note in caught.value.__notes__)
 
 
 async def test_old_reports_are_forgotten_but_for_the_newest_that_passed(ground: Ground) -> None:

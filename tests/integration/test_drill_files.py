@@ -1,20 +1,30 @@
-"""Drills by themselves: begun when they are due, loud when they fail, and kept in mind across restarts."""
+"""Drills of files alone: by themselves when they are due, loud when they fail, and strict in what they compare."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service import drill_report
 from service.app import App
+from service.drill import drill
+from service.errors import StageFailed
 from service.job import Job
 from service.metrics import Metrics
 from service.notify_message import job_message
 from service.progress import Progress
 from service.settle import settle
+from service.sources.base import Restorer
+from service.sources.config_tree import TreeRestorer
+from service.sources.sqlite import SqliteRestorer
 from tests.service_parts import Place, until
 
 DAILY = {"schedule": {"frequency": "daily", "at": "04:00"}, "min_free_share": 0}
@@ -102,6 +112,47 @@ async def test_the_newest_drill_that_passed_is_remembered_however_old_it_is(plac
         await app.history.forget(place.clock() + timedelta(days=1))
         assert await app.history.job(first.id) is None
         assert await app.history.job(second.id) == second
+
+
+async def test_files_that_are_not_what_was_archived_fail_the_drill_and_other_times_are_told(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place.tree / "more").mkdir()
+    (place.tree / "more" / "big").write_bytes(os.urandom(1 << 21))
+    with contextlib.closing(sqlite3.connect(place.root / "grafana.db")) as database:
+        database.execute("CREATE TABLE t (a)")
+    place.settings["sources"] = [
+        {"type": "tree", "path": str(place.tree)},
+        {"type": "sqlite", "path": str(place.root / "grafana.db")},
+    ]
+
+    async def practise(kind: type[Restorer], tamper: Callable[[Path], object]) -> dict[str, Any]:
+        compare = kind.compare
+
+        async def tampered(self: Any, stored: Any, *more: Any) -> Any:
+            [area] = (place.state_dir / "drills").glob(f"scratch/*/{stored.name}/.deviceon*")
+            tamper(area)
+            return await compare(self, stored, *more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "compare", tampered)
+            await drill(place.config, name, progress=Progress(), ledger=app.archives, clock=place.clock)
+        return drill_report.listed(place.state_dir)[0]
+
+    async with place.app() as app:
+        name = await place.backup(app.archives)
+        report = await practise(TreeRestorer, lambda area: os.utime(next(area.glob("*/more/big")), (1, 1)))
+        assert report["counts"]["read_back_digests"] == 1, "the SQLite file's alone"
+        assert "times or attributes of 1 names are others than archived: more/big" in report["notes"][0]
+        with pytest.raises(StageFailed, match="other content than was archived: more/big"):
+            await practise(TreeRestorer, lambda area: next(area.glob("*/more/big")).write_bytes(os.urandom(1 << 21)))
+        with pytest.raises(StageFailed, match="other names than were archived: more/big"):
+            await practise(TreeRestorer, lambda area: next(area.glob("*/more/big")).unlink())
+        with pytest.raises(StageFailed, match="other names than were archived: more/added"):
+            await practise(TreeRestorer, lambda area: (next(area.glob("*/more")) / "added").touch())
+        with pytest.raises(StageFailed, match="reads back with another content"):
+            await practise(SqliteRestorer, lambda area: os.truncate(area / "grafana.db", 4096))
+        assert list((place.state_dir / "drills" / "scratch").iterdir()) == []
 
 
 async def test_settling_again_drops_nothing_that_is_not_a_drills(place: Place) -> None:
