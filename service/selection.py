@@ -97,7 +97,8 @@ def databases_of(stored: Iterable[StoredSource]) -> list[str]:
 
 def _narrowed(source: StoredSource, databases: Sequence[str]) -> StoredSource:
     facts = {**source.facts, "databases": [each for each in source.facts["databases"] if each["name"] in databases]}
-    streams = [stream for stream in source.streams if stream.labels.get("database") in (None, *databases)]
+    labels = {None, *databases}
+    streams = [stream for stream in source.streams if stream.labels.get("database") in labels]
     return replace(source, facts=facts, streams=tuple(streams), whole=False)
 
 

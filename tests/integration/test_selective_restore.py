@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from demo.postgresql_server import PostgresqlServer
+from service.errors import SourceError
 from service.journal import journals
 from service.progress import Progress
 from service.restore import restore
 from service.restore_plan import plan_restore
 from service.rpc.codec import RpcError
 from service.selection import NotInArchive, Selection
+from service.sources.postgresql import roles, swap
 from tests.recipes import Installation
 from tests.service_parts import ADMIN, Place
 
@@ -121,6 +123,40 @@ async def test_a_database_brings_the_missing_roles_that_it_needs_and_no_others(i
     assert any("no restored database needs: bystander" in said for said in installation.said)
     await installation.rollback()
     assert await state(installation) == before
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ("_rename", {"databases": ("app",)}),
+        ("statements", {"databases": ("app",)}),
+        ("statements", {"only": "roles"}),
+    ],
+)
+async def test_an_exchange_that_fails_leaves_everything_as_it_was(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, step: str, said: dict[str, Any]
+) -> None:
+    archive = (await installation.backup()).name
+    await spoil(installation)
+    before = await state(installation)
+    failed = 0
+    owner: Any = roles if step == "statements" else swap
+    real = getattr(owner, step)
+
+    def fail(*given: Any, **more: Any) -> Any:
+        nonlocal failed
+        failed += 1
+        if failed == 1:
+            raise SourceError("planned")
+        return real(*given, **more)
+
+    monkeypatch.setattr(owner, step, fail)
+    with pytest.raises(SourceError, match="planned"):
+        await restored(installation, archive, **said)
+    assert failed > 0
+    assert await state(installation) == before
+    assert journals(installation.config.state_dir) == []
+    assert not [name for name in await installation.databases() if "__" in name]
 
 
 async def test_only_roles_come_back_and_rollback_returns_to_those_of_before(installation: Installation) -> None:
