@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -21,6 +22,7 @@ from service.secret import remember_password_in
 from storage_backends import open_target
 from storage_backends.base import InvalidKey, ObjectInfo, ObjectNotFound, StorageBackend, StorageError
 
+LOOKED_AT_ONCE = 4
 HOLD_SUFFIX = ".hold"
 """An object of this name beside an archive holds it: it is not removed by retention, nor by hand."""
 
@@ -50,16 +52,17 @@ async def list_archives(target: StorageBackend, ledger: Ledger | None = None) ->
     known = await ledger.known(target.url)
     objects = [info async for info in target.list_objects("Backup_")]
     held = {info.key.removesuffix(HOLD_SUFFIX) for info in objects if info.key.endswith(HOLD_SUFFIX)}
+    archives = [
+        (info, before if (before := known.get(info.key)) and before.etag == info.etag else Known(info.etag))
+        for info in objects
+        if parse_archive_name(info.key) is not None
+    ]
+    new = await _look_at_all(target, [info for info, before in archives if before.facts is None])
     found, looked_at = [], {}
-    for info in objects:
-        if parse_archive_name(info.key) is None:
-            continue
-        before = known.get(info.key)
-        if before is None or before.etag != info.etag:
-            before = Known(info.etag)
+    for info, before in archives:
         facts = before.facts
         if facts is None:
-            facts = await _look_at(target, info)
+            facts = new[info.key]
             if facts.get("problem") is None:  # one that could not be read may be readable tomorrow
                 looked_at[info.key] = replace(before, facts=facts)
         found.append(
@@ -89,10 +92,26 @@ async def is_held(target: StorageBackend, name: str) -> bool:
     return True
 
 
+async def _look_at_all(target: StorageBackend, infos: Sequence[ObjectInfo]) -> dict[str, dict[str, Any]]:
+    """Look at archives, some at a time: each costs two answers of a server that may be far away."""
+    turns = asyncio.Semaphore(LOOKED_AT_ONCE)
+
+    async def look(info: ObjectInfo) -> dict[str, Any]:
+        async with turns:
+            return await _look_at(target, info)
+
+    try:
+        async with asyncio.TaskGroup() as looking:
+            tasks = {info.key: looking.create_task(look(info)) for info in infos}
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+    return {name: task.result() for name, task in tasks.items()}
+
+
 async def _look_at(target: StorageBackend, info: ObjectInfo) -> dict[str, Any]:
     """Return what an archive says of itself as JSON values; a `problem` when it cannot be read."""
     try:
-        seen = await peek(target, info.key)
+        seen = await peek(target, info.key, listed=info)
     except (ArchiveError, StorageError) as error:
         return {"problem": str(error)}
     header = seen.header

@@ -41,12 +41,13 @@ class Peek:
     footer: Footer
 
 
-async def peek(target: StorageBackend, name: str) -> Peek:
-    """Look at an archive's header and footer without any key, with two small requests.
+async def peek(target: StorageBackend, name: str, *, listed: ObjectInfo | None = None) -> Peek:
+    """Look at an archive's header and footer without any key, with two small reads.
 
+    `listed` is what a listing has just told of it, which saves one more request.
     Raises UnsupportedArchive, IncompleteArchive, CorruptArchive, StorageError.
     """
-    archive = PinnedObject(target, await target.stat(name))
+    archive = PinnedObject(target, listed or await target.stat(name))
     front = await read_front(archive)
     back = await read_back(archive)
     footer = Footer.from_bytes(await back.window.part(last_entry(back.window.content, back.location)))

@@ -6,19 +6,37 @@ import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 
-from storage_backends import AccessDenied, InvalidUrl, ObjectExists, StorageError, TargetUnavailable, open_target
+from storage_backends import (
+    AccessDenied,
+    InvalidUrl,
+    ObjectExists,
+    StorageBackend,
+    StorageError,
+    TargetUnavailable,
+    open_target,
+)
 from storage_backends.generic_upload import Upload
 from tests.sftp_server import SftpServer
+from tests.tcp_proxy import Fault, TcpProxy
+
+MIB = 1 << 20
 
 
 async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
     for part in parts:
         yield part
+
+
+async def read(target: StorageBackend, key: str) -> bytes:
+    async with aclosing(target.get(key)) as data:
+        return b"".join([piece async for piece in data])
 
 
 @pytest.fixture
@@ -120,3 +138,62 @@ async def test_the_server_itself_refuses_a_name_that_another_machine_takes_at_th
         with pytest.raises(ObjectExists):
             await target.put("object", pieces(b"ours"))
     assert [(path.name, path.read_bytes()) for path in directory.iterdir()] == [("object", b"another's")]
+
+
+@asynccontextmanager
+async def through(sftp_server: SftpServer, url: str, *faults: Fault, **more: object) -> AsyncIterator[StorageBackend]:
+    """Reach the target through a line with planned faults, each of which has to be met."""
+    async with TcpProxy(f"ssh://127.0.0.1:{sftp_server.port}", list(faults)) as proxy:
+        port = urlsplit(proxy.endpoint).port
+        known = sftp_server.known_hosts.with_name(f"known_hosts.{port}")
+        known.write_text(sftp_server.known_hosts.read_text().replace(str(sftp_server.port), str(port)))
+        options = sftp_server.storage_options | {"known_hosts": str(known)} | more
+        async with open_target(url.replace(f":{sftp_server.port}/", f":{port}/"), options) as target:
+            yield target
+
+
+@pytest.mark.parametrize("kind", ["reset", "close"])
+@pytest.mark.parametrize("after", [0, 3000, MIB, 6 * MIB])
+async def test_a_connection_that_breaks_at_any_byte_of_an_upload_leaves_nothing(
+    sftp_server: SftpServer, url: str, kind: str, after: int
+) -> None:
+    async with through(sftp_server, url, Fault(kind, after)) as target:
+        with pytest.raises(StorageError):
+            await target.put("object", pieces(*[bytes(MIB)] * 8))
+        assert list((sftp_server.directory / url.rpartition("/")[2]).iterdir()) == []
+        assert (await target.put("object", pieces(b"again"))).size == 5
+
+
+@pytest.mark.parametrize("to_server", [True, False])
+async def test_a_line_that_stalls_ends_an_upload_at_its_deadline(
+    sftp_server: SftpServer, url: str, *, to_server: bool
+) -> None:
+    after = MIB if to_server else 4000
+    async with through(sftp_server, url, Fault("stall", after, to_server=to_server), call_timeout=0.5) as target:
+        with pytest.raises(TargetUnavailable, match="did not answer"):
+            await target.put("object", pieces(*[bytes(MIB)] * 8))
+    assert [path.name for path in (sftp_server.directory / url.rpartition("/")[2]).iterdir()] == []
+
+
+async def test_a_connection_that_breaks_while_reading_is_said_and_the_next_read_is_right(
+    sftp_server: SftpServer, url: str
+) -> None:
+    content = os.urandom(12 * MIB)
+    async with through(sftp_server, url, Fault("reset", 6 * MIB, to_server=False)) as target:
+        await target.put("object", pieces(content))
+        with pytest.raises(StorageError):
+            await read(target, "object")
+        assert await read(target, "object") == content
+
+
+async def test_a_full_server_is_said_and_nothing_stays_on_it(sftp_server: SftpServer, url: str) -> None:
+    directory = sftp_server.directory / url.rpartition("/")[2]
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", directory], check=True)
+    try:
+        async with open_target(url, sftp_server.storage_options) as target:
+            with pytest.raises(StorageError):
+                await target.put("object", pieces(*[bytes(MIB)] * 12))
+            assert list(directory.iterdir()) == []
+            await target.put("object", pieces(*[bytes(MIB)] * 7))
+    finally:
+        subprocess.run(["umount", "-l", directory], check=True)
