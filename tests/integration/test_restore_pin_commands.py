@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
+import struct
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,6 +170,15 @@ async def test_a_pin_of_another_tpm_stops_backups_until_it_is_settled(
     await asyncio.to_thread(machine.run, "backup")
 
 
+def test_with_a_damaged_file_of_the_pin_archives_open_and_none_is_made(machine: Machine) -> None:
+    machine.set_pin()
+    name = machine.run("backup")["name"]
+    (machine.state_dir / "restore-pin.json").write_text("{")
+    assert machine.run("verify", name, "--pin-file", machine.secret(PIN))["authenticated"] is True
+    assert machine.run("backup", code=5)["error"]["code"] == "PIN_UNUSABLE"
+    assert "is damaged" in machine.run("pin", "status")["problem"]
+
+
 async def test_a_copy_that_nobody_can_open_is_compared_with_the_archive_that_was_proven(
     machine: Machine, software_tpm: SoftwareTpm
 ) -> None:
@@ -181,9 +194,7 @@ async def test_a_copy_that_nobody_can_open_is_compared_with_the_archive_that_was
         known = await app.archives.known(f"file://{other}")
         assert known[name].evidence == "verified"
         (other / name).unlink()
-        content = bytearray((machine.target / name).read_bytes())
-        content[len(content) // 2] ^= 1
-        (other / name).write_bytes(content)
+        (other / name).write_bytes(altered((machine.target / name).read_bytes()))
         job = await app.jobs.run_now("copy", {"archive": name, "target": f"file://{other}"}, Progress())
         assert job.state == "failed"
         assert job.error is not None
@@ -199,6 +210,17 @@ async def test_a_copy_that_nobody_can_open_is_compared_with_the_archive_that_was
         job = await app.jobs.run_now("copy", {"archive": name, "target": f"file://{other}"}, Progress())
         assert job.state == "failed"
         assert list(other.iterdir()) == []
+
+
+def altered(archive: bytes) -> bytes:
+    """Change a byte of data, and the checksums that tell of it: what somebody does on purpose."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        entry = next(each for each in file.infolist() if each.filename.startswith("streams/"))
+        content = file.read(entry)
+    changed = bytes([content[0] ^ 1]) + content[1:]
+    old, new = (struct.pack("<I", zlib.crc32(each)) for each in (content, changed))
+    assert archive.count(content) == 1
+    return archive.replace(content, changed).replace(old, new)
 
 
 async def etag(machine: Machine, name: str) -> str:
