@@ -28,7 +28,7 @@ from service.metrics import Metrics
 from service.notify import Notifier
 from service.old_state import OldState
 from service.progress import Progress
-from service.recovery_choice import without_recovery
+from service.recovery_choice import NO_RECOVERY, without_recovery
 from service.restore import recover
 from service.rpc.peers import AllowedNames, AllowedUsers
 from service.rpc.server import RpcServer
@@ -89,6 +89,8 @@ class _Service:
         app.scheduler.on_missed = self._missed
         await self._seed_metrics()
         await app.stored.remove_unused_secrets()
+        if without_recovery(file):
+            log.warning("%s (docs/KEYS.md)", NO_RECOVERY)
         async with self.notifier, self._listening(), asyncio.TaskGroup() as tasks:
             working = tasks.create_task(self._work(interrupted))
             others = [

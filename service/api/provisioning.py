@@ -53,6 +53,7 @@ class ProvisionMethods(Family):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._provisioning = Provisioning()
+        self._done: dict[str, Provisioned] = {}
 
     @method("provision.status", admin=True)
     async def status(self, params: p.Nothing) -> Standing:
@@ -75,6 +76,8 @@ class ProvisionMethods(Family):
     @method("provision.finish", admin=True)
     async def finish(self, params: ProvisionFinish) -> Provisioned:
         """Check the proofs, then trust the TPM and seal new archives for the recovery keys. Take a baseline next."""
+        if params.token in self._done:  # the same request again: what it set up is set up
+            return self._done[params.token]
         file = self.context.file()
         system_backup = file.system_backup(self.context.stored.value)
         targets = [system_backup.target, *file.copies]
@@ -87,4 +90,6 @@ class ProvisionMethods(Family):
             now=self.context.clock(),
         )
         await self.context.announcer.tell("provisioned", {"tpm": kit.tpm, "recipients": [*kit.recipients]})
-        return Provisioned(kit, recovery_kit.text(kit), recovery_kit.page(kit))
+        done = Provisioned(kit, recovery_kit.text(kit), recovery_kit.page(kit))
+        self._done = {params.token: done}
+        return done

@@ -83,6 +83,10 @@ def inspection(found: Mapping[str, Any]) -> None:
     ]
     if manifest is not None:
         rows.append(("written by", " ".join(manifest["tool"][part] for part in ("name", "version"))))
+        if header["sealing"] != "off":
+            rows.append(("signed by", found.get("signer") or "nobody"))
+            proven = found.get("origin_proven")
+            rows.append(("origin", "proven" if proven else "not proven: a recovery key does not tell who made it"))
     table(rows)
     if manifest is None:
         click.echo(f"its content cannot be read here: {plain(str(found['closed']))}")

@@ -294,10 +294,21 @@ async def _unlock(
         slots, reasons = [*own, *beside], reasons + attempt.reasons
     if attempt.data_key is None or attempt.opened_by is None:
         why: SealError = no_key(slots, reasons)
+        if all(identity.proves_origin for identity in identities):
+            why.hint += _recovery_hint(slots)
         if note:
             why.add_note(note)
         raise why
     return _Unlocked(attempt.data_key, keys_of(attempt.data_key), attempt.opened_by)
+
+
+def _recovery_hint(slots: Sequence[KeySlot]) -> str:
+    """Say that a recovery key would open the archive, to somebody who gave none."""
+    for_keys = [slot for slot in slots if slot.get("type") == "age"]
+    if not for_keys:
+        return ""
+    option = "--recovery-passphrase-file" if any("identity" in slot for slot in for_keys) else "--recovery-key"
+    return f" It was sealed for a recovery key too: give that with {option}."
 
 
 def check_name(info: ObjectInfo, header: Header) -> None:

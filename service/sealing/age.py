@@ -29,7 +29,8 @@ SLOT_TYPE: Final = "age"
 DATA_KEY_BYTES: Final = 32
 MOST_WORK: Final = 20
 """The largest scrypt work factor (log2 N) that is tried: 1 GiB of memory. Bounds what a hostile slot can cost."""
-PASSPHRASE_BITS: Final = 100
+MOST_TRIES: Final = 8
+"""As many files are tried with one passphrase for one archive; each costs seconds, and anybody can write slots."""
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # 5 bits a character; no i, l, o, u to be misread
 _GROUPS, _GROUP = 5, 4
@@ -99,6 +100,7 @@ class AgeIdentity:
         self._key = key
         self._identities = [_identity(text) for text in key.identities]
         self._unlocked: dict[bytes, list[Any]] = {}
+        self._tries = 0
 
     def __repr__(self) -> str:
         return "the recovery key"
@@ -154,6 +156,12 @@ class AgeIdentity:
         if passphrase is None:
             raise WrongRecoveryKey(
                 "this archive's recovery key is a passphrase", hint="Give it with --recovery-passphrase-file."
+            )
+        self._tries += 1
+        if self._tries > MOST_TRIES:
+            raise WrongRecoveryKey(
+                "there are more slots for passphrases than are tried",
+                hint="Somebody has added them: look at `key list`.",
             )
         for text in dict.fromkeys((normal(passphrase), passphrase)):
             try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from service.errors import NoMatchingIdentity, NotAuthentic, SealError
+from service.errors import NoMatchingIdentity, NotAuthentic, PinRequired, PinWrong, SealError
 
 KeySlot = Mapping[str, Any]
 """A JSON object with at least `type`; the other members belong to that type (docs/ARCHIVE_FORMAT.md)."""
@@ -79,9 +79,10 @@ async def try_slots(
 
 
 def no_key(slots: Sequence[KeySlot], reasons: Sequence[SealError]) -> SealError:
-    """Return why no slot opened: the only reason where there is one, else NoMatchingIdentity with all of them."""
-    if len(reasons) == 1:
-        return reasons[0]
+    """Return why no slot opened: a PIN that is missing or wrong, or the only reason; else all in NoMatchingIdentity."""
+    asked = [reason for reason in reasons if isinstance(reason, PinRequired | PinWrong)]
+    if asked or len(reasons) == 1:
+        return [*asked, *reasons][0]
     kinds = ", ".join(sorted({str(slot.get("type")) for slot in slots})) or "none"
     told = "; ".join(dict.fromkeys(map(str, reasons))) or "no identity for any of them is configured here"
     wrong = [reason for reason in reasons if not isinstance(reason, NotAuthentic)]

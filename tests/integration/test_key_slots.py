@@ -10,18 +10,22 @@ from pathlib import Path
 import pytest
 
 from demo.software_tpm import SoftwareTpm
-from service.catalog import verify
+from service.catalog import opened, verify
 from service.config import Config
 from service.copying import copy
-from service.errors import NoMatchingIdentity, NotFound, SealError
+from service.errors import NoMatchingIdentity, NotFound, PinRequired, PinWrong, SealError
 from service.holding import delete
 from service.key_slots import KeyChanges, add_slots, prove_recovery, remove_slots, slots_of
 from service.ledger import NoLedger
 from service.opening import NOTHING, Opening
-from service.pipeline.sidecar import KEYS_SUFFIX
+from service.pipeline.sidecar import KEYS_SUFFIX, write_sidecar
+from service.pipeline.unpack import read_slots
 from service.progress import Progress
+from service.prune import prune
 from service.recovery import RecoveryKey, recovery_key
+from service.restore_pin import pin_status, set_pin
 from service.sealing import age
+from storage_backends import open_target
 from tests.integration.test_recovery_keys import elsewhere, place
 from tests.service_parts import Place
 
@@ -186,6 +190,19 @@ async def test_slots_go_with_their_archive(software_tpm: SoftwareTpm, tmp_path: 
     assert here.names() == set()
 
 
+async def test_slots_go_with_their_archive_also_when_it_is_pruned(software_tpm: SoftwareTpm, tmp_path: Path) -> None:
+    here, names, _ = await made(tmp_path, software_tpm, 2)
+    await added(here.config, None, recipients=[age.generate()[1]])
+    assert len(here.names()) == 4
+    here.settings["retention"] = {"keep_last": 1}
+    async with here.app() as app:
+        for name in names:
+            await verify(here.config, name, progress=Progress(), ledger=app.archives)
+        result = await prune(here.config, ledger=app.archives, clock=here.clock, progress=Progress())
+    assert result.removed == names[:1]
+    assert here.names() == {names[1], names[1] + KEYS_SUFFIX}
+
+
 async def test_a_copy_has_the_slots_too_and_opens_with_them(
     software_tpm: SoftwareTpm, other_tpm: SoftwareTpm, tmp_path: Path
 ) -> None:
@@ -211,3 +228,33 @@ async def test_the_recovery_key_is_proven_on_the_newest_archive_without_the_tpm(
         await prove_recovery(wrong, ledger=NoLedger())
     with pytest.raises(NotFound):
         await slots_of(here.config, "Backup_20200101_0000Z.zip", ledger=NoLedger())
+
+
+async def test_a_wrong_pin_is_tried_once_however_many_slots_there_are(
+    software_tpm: SoftwareTpm, tmp_path: Path
+) -> None:
+    here = place(tmp_path / "here", software_tpm.tcti, recovery="none")
+    await set_pin(here.config, "1234-5678", clock=here.clock)
+    name = await here.backup(NoLedger())
+    async with open_target(here.config.target.url) as target:
+        _, own = await read_slots(target, name)
+        await write_sidecar(target, name, own * 8)
+    before = (await pin_status(here.config)).tries_left
+    assert before is not None
+    with pytest.raises(PinWrong):
+        await verify(here.config.opened_with(Opening(pin="0000-0000")), name, progress=Progress())
+    assert (await pin_status(here.config)).tries_left == before - 1
+    await verify(here.config.opened_with(Opening(pin="1234-5678")), name, progress=Progress())
+    with pytest.raises(PinRequired):
+        async with opened(here.config, name):
+            pass
+
+
+async def test_who_gives_no_key_is_told_that_a_recovery_key_would_open_it(
+    software_tpm: SoftwareTpm, other_tpm: SoftwareTpm, tmp_path: Path
+) -> None:
+    here, (name,), _ = await made(tmp_path, software_tpm)
+    for tcti in (other_tpm.tcti, NO_TPM):
+        with pytest.raises(SealError) as caught:
+            await verify(elsewhere(here, tmp_path / "there", tcti), name, progress=Progress())
+        assert "--recovery-key" in caught.value.hint

@@ -158,6 +158,7 @@ async def test_the_socket_tells_the_generated_key_once_and_remembers_nothing_of_
         right = {"token": begun["token"], "answers": [begun["secret"]], "idempotency_key": "one"}
         done = await app.api.call("provision.finish", right, ADMIN)
         assert begun["secret"] not in json.dumps(done)
+        assert await app.api.call("provision.finish", right, ADMIN) == done
         told = await app.api.call("provision.status", {}, ADMIN)
         assert told["tpm"]["fingerprint"] == done["kit"]["tpm"]
         assert begun["secret"] not in json.dumps(await app.api.call("events.list", {}, ADMIN))
@@ -185,6 +186,11 @@ async def test_a_recovery_key_over_the_socket_is_used_and_kept_nowhere(
         told = json.dumps([job, await app.api.call("job.get", {"id": job["id"]}, ADMIN)])
         assert identity not in told
         assert app.jobs.opening(job["id"]).recovery is not None
+        ended = await app.jobs.run_now("verify", {"archive": name}, Progress(), opening=app.jobs.opening(job["id"]))
+        assert ended.result
+        assert not ended.result["origin_proven"]
+        (entry,) = (await app.api.call("archive.list", {}, ADMIN))["archives"]
+        assert entry["evidence"] == "unknown"  # what anybody can have made counts for nothing
     assert identity.encode() not in everything_below(there.state_dir)
 
 

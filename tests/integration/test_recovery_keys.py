@@ -156,6 +156,17 @@ async def test_a_passphrase_slot_that_would_eat_the_memory_is_not_tried(tmp_path
         await age.AgeIdentity(recovery_key(passphrase="a")).unwrap({"type": "age", "file": file, "identity": text}, b"")
 
 
+async def test_no_end_of_hostile_passphrase_slots_is_tried(tmp_path: Path) -> None:
+    _, recipient = age.generate()
+    file = age.encrypt(bytes(32), recipient)
+    protected = age.protect("AGE-SECRET-KEY-1", "another")
+    identity = age.AgeIdentity(recovery_key(passphrase="a"))
+    identity._tries = age.MOST_TRIES - 1
+    for reason in ("passphrase is not the one", "more slots"):
+        with pytest.raises(age.WrongRecoveryKey, match=reason):
+            await identity.unwrap({"type": "age", "file": file, "identity": protected}, b"")
+
+
 async def test_a_damaged_slot_is_passed_over_for_a_good_one(software_tpm: SoftwareTpm, tmp_path: Path) -> None:
     here, name, key = await sealed_for(tmp_path, software_tpm)
     async with open_target(here.config.target.url) as target:
