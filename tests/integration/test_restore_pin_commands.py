@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import sysconfig
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -24,9 +25,11 @@ from service.progress import Progress
 from service.sealing import at_hand
 from service.settle import settle
 from storage_backends import open_target
+from tests.at_terminal import Terminal
 from tests.service_parts import Place
 from tests.service_process import ServiceProcess, ended
 
+SCRIPT = str(Path(sysconfig.get_path("scripts")) / "deviceon-backup")
 PIN, NEW, WRONG = "canary-pin-Zx91", "canary-pin-Zx92", "canary-pin-Zx93"
 
 
@@ -137,6 +140,28 @@ async def test_after_the_pin_is_removed_new_archives_open_without_and_old_ones_w
     given = ("--pin-file", machine.secret(PIN))
     assert (await asyncio.to_thread(machine.run, "verify", old, *given))["authenticated"] is True
     assert (await asyncio.to_thread(machine.run, "pin", "remove", *given, code=8))["error"]["code"] == "JOB_REFUSED"
+
+
+def test_on_a_terminal_the_pin_is_asked_for_and_not_shown(machine: Machine) -> None:
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "DEVICEON_"))}
+    env |= {"DEVICEON_BACKUP_CONFIG": str(machine.config_file), "TERM": "xterm"}
+    setting = Terminal([SCRIPT, "pin", "set"], env)
+    setting.answer("New restore PIN", f"{PIN}\r")
+    setting.answer("Repeat for confirmation", f"{PIN}\r")
+    assert setting.finish()[0] == 0, setting.shown
+    name = machine.run("backup")["name"]
+    (machine.tree / "server.conf").write_text("wrecked")
+    restoring = Terminal([SCRIPT, "restore", name], env)
+    restoring.answer("Restore PIN", f"{PIN}\r")
+    restoring.answer("Type yes", "yes\r")
+    code, said = restoring.finish()
+    assert (code, said.splitlines()[-1]) == (0, "Restore successfully"), restoring.shown
+    assert PIN not in setting.shown + restoring.shown
+    guessing = Terminal([SCRIPT, "restore", name], env)
+    guessing.answer("Restore PIN", f"{WRONG}\r")
+    code, said = guessing.finish()
+    assert code == 5
+    assert "the restore PIN is wrong; 2 tries are left" in said + guessing.shown
 
 
 def test_nobody_can_be_asked_in_a_pipe(machine: Machine) -> None:
