@@ -14,10 +14,14 @@ _NOT_SWAPPED = (
 _NO_MONGODB = "The sensor data in MongoDB: it is left out of System Backups by design."
 
 
-def requirements(*, passed: bool, sealed: bool) -> list[dict[str, Any]]:
-    """Return each requirement: id, title, what this drill shows (nothing when it failed), what it does not show."""
+def requirements(*, passed: bool, sealed: bool, by_tpm: bool) -> list[dict[str, Any]]:
+    """Return each requirement: id, title, what this drill shows (nothing when it failed), what it does not show.
+
+    `by_tpm`: the archive was opened by this machine's TPM, not by a recovery key.
+    """
+    opener = "this machine's TPM" if by_tpm else "a recovery key"
     authenticated = (
-        "Every byte that was restored was authenticated with the archive's data key, which this machine's TPM unsealed."
+        f"Every byte that was restored was authenticated with the archive's data key, which {opener} unsealed."
         if sealed
         else "Every byte that was restored agreed with the checksums in the archive, which is not sealed."
     )
@@ -46,13 +50,13 @@ def requirements(*, passed: bool, sealed: bool) -> list[dict[str, Any]]:
             "IEC 62443-4-2 CR 7.4",
             "Control system recovery and reconstitution",
             [
-                "The archive and this machine's key were enough to build every database, directory and file again.",
+                "The archive and its key were enough to build every database, directory and file again.",
                 "What was built was compared with the archive: rows, definitions, digests.",
             ],
             [
                 _NOT_SWAPPED,
                 "Roles and their passwords: they are restored with the exchange.",
-                "Recovery on other hardware, which needs a recovery key.",
+                "Recovery on other hardware, which needs a recovery key." if by_tpm else "That the TPM opens it.",
                 _NO_MONGODB,
             ],
         ),

@@ -47,6 +47,8 @@ class Seen:
     evidence: Evidence | None = None
     """What the drill has found out; None when it said nothing of the archive."""
     sealed: bool = False
+    by_tpm: bool = False
+    """Whether this machine's TPM opened it, and no key that somebody gave."""
     installed: str | None = None
     """The version of the server that is installed here."""
     failed_while: str = ""
@@ -76,6 +78,7 @@ class Seen:
         """Note what the archive is: authenticated, for it was opened."""
         header = reader.header
         self.sealed = header.sealed
+        self.by_tpm = reader.opened_by is not None and reader.opened_by.proves_origin
         self.archive |= {
             "etag": reader.info.etag,
             "archive_id": header.archive_id,
@@ -119,6 +122,6 @@ class Seen:
             "notes": [redact(note) for note in self.notes],
             "machine": {"host": os.uname()[1], "product": self.product, "installed_version": self.installed},
             "versions": {"deviceon_backup": version("deviceon-backup"), "python": platform.python_version()},
-            "requirements": requirements(passed=passed, sealed=self.sealed),
+            "requirements": requirements(passed=passed, sealed=self.sealed, by_tpm=self.by_tpm),
             "signature": None,
         }

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from service.blocking import to_the_end
 from service.errors import Obstacle, StageFailed
 from service.sources.base import Room
 
@@ -115,7 +116,14 @@ async def while_there_is_room(work: Coroutine[Any, Any, T], rooms: Sequence[Room
     finally:
         if not task.done():
             task.cancel()
-            await asyncio.wait({task})
+            await to_the_end(_ended(task))
+
+
+async def _ended(task: asyncio.Future[Any]) -> None:
+    """Wait until a task that was cancelled has undone what it was at, whatever that says."""
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
 
 
 def _file_systems(rooms: Iterable[Room]) -> list[_FileSystem]:

@@ -223,6 +223,7 @@ async def test_a_good_archive_becomes_restorable_and_leaves_a_signed_report_and_
         "IEC 62443-4-2 CR 7.3 RE (1)",
         "IEC 62443-4-2 CR 7.4",
     ]
+    assert "this machine's TPM unsealed" in report["requirements"][1]["shown"][0]
     assert check(Path(result.report).read_bytes(), None).fingerprint == report["signature"]["fingerprint"]
     page = Path(result.page).read_text()
     assert ground.archive in page and "CR 7.4" in page and report["signature"]["fingerprint"] in page
