@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from service.blocking import run_in_thread
-from service.catalog import opened
+from service.catalog import opened, origin_proven
 from service.config import Config
 from service.errors import ServiceError
 from service.pipeline.unpack import ArchiveReader
@@ -61,7 +61,13 @@ async def extract(
 ) -> Extraction:
     """Extract what is wanted of an archive into the new directory `to`; see `extract_from`."""
     async with opened(config, archive) as reader:
-        return await extract_from(reader, to, select=select, chosen=chosen or Chosen(), progress=progress)
+        done = await extract_from(reader, to, select=select, chosen=chosen or Chosen(), progress=progress)
+        return done if origin_proven(config, reader) else replace(done, warnings=[_UNPROVEN, *done.warnings])
+
+
+_UNPROVEN = (
+    "Nothing proves that this installation made the archive: whoever could write to where it lay may have made it."
+)
 
 
 async def extract_from(

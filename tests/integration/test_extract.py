@@ -330,7 +330,7 @@ def test_somebody_who_is_not_root_extracts_on_a_machine_without_configuration(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout.partition("\n")[2])["sources"] == ["postgresql", "config", "grafana"]
+    assert json.loads(result.stdout[result.stdout.index("{") :])["sources"] == ["postgresql", "config", "grafana"]
     found = workspace / "out/config/deep/er/script"
     assert found.stat().st_uid == 65534
     assert found.stat().st_mode & 0o7777 == 0o755

@@ -245,6 +245,11 @@ def test_a_script_proves_its_recipient_with_the_key_file_and_restores_elsewhere(
     for more, code in (((), 3), (("--signer", told["kit"]["signer"]), 0)):
         shown = ran(command, "restore", "--plan", *key, *more, name, typed=identity)
         assert shown.returncode == code, shown.stdout + shown.stderr
+    for more, warned in (((), True), (("--signer", told["kit"]["signer"]), False)):
+        to = str(tmp_path / f"extracted {len(more)}")
+        extracted = ran(command, "extract", "--json", "--to", to, *key, *more, name, typed=identity)
+        assert extracted.returncode == 0, extracted.stderr
+        assert any("Nothing proves" in warning for warning in json.loads(extracted.stdout)["warnings"]) == warned
     prepared = ran(command, "prepare-firmware-update", *key, typed=identity)
     assert prepared.returncode == 0, prepared.stderr
     assert "key rewrap" in prepared.stdout
