@@ -53,7 +53,7 @@ async def run_hook(
     is then ended with it, also when this is cancelled.
     """
     told = shlex.join(argv)
-    with tempfile.TemporaryFile() as output, progress.part(f"hook {os.path.basename(argv[0])}", quiet=True):  # noqa: PTH119
+    with _output() as output, progress.part(f"hook {os.path.basename(argv[0])}", quiet=True):  # noqa: PTH119
         try:
             process = await asyncio.create_subprocess_exec(
                 *argv,
@@ -88,6 +88,13 @@ async def run_hook(
             hint="Run it by hand to see what is wrong; it is in restore.hooks of the configuration.",
         )
     return tail
+
+
+def _output() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:  # no place to write to: a read-only container without /tmp
+        return os.fdopen(os.memfd_create("hook", os.MFD_CLOEXEC), "w+b")
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -132,8 +139,8 @@ class ServerHooks:
 
     async def stop(self, purpose: Purpose, progress: Progress) -> None:
         """Stop the server's applications. Raises HookFailed."""
-        async with self._no_stop_at_work(progress) as lock:
-            await self._run("stop", self.settings.stop, purpose, "Stopping the server", progress, pass_fds=(lock,))
+        async with self._no_stop_at_work(progress) as held:
+            await self._run("stop", self.settings.stop, purpose, "Stopping the server", progress, pass_fds=held)
 
     async def start(self, purpose: Purpose, progress: Progress) -> None:
         """Start the server's applications. Raises HookFailed."""
@@ -142,13 +149,18 @@ class ServerHooks:
         await self._run("start", self.settings.start, purpose, "Starting the server", progress)
 
     @contextlib.asynccontextmanager
-    async def _no_stop_at_work(self, progress: Progress) -> AsyncIterator[int]:
+    async def _no_stop_at_work(self, progress: Progress) -> AsyncIterator[tuple[int, ...]]:
         """Hold, for a block, the lock that a stop hook holds as long as it lives; wait no longer than it may take.
 
         A stop hook outlives this process when that is killed; a start hook that overtook it would be in vain.
         """
         wait = self.settings.stop.timeout if self.settings.stop is not None else 0.0
-        lock = os.open(self.state_dir / "stop-hook.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            lock = os.open(self.state_dir / "stop-hook.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:  # a full disk must not keep the server from being started
+            log.warning("the lock of stop hooks cannot be had: %s", error)
+            yield ()
+            return
         try:
             deadline = asyncio.get_running_loop().time() + wait
             while not _locked(lock):
@@ -156,7 +168,7 @@ class ServerHooks:
                     progress.say("An earlier stop hook still runs; it is not waited for any longer")
                     break
                 await asyncio.sleep(0.05)
-            yield lock
+            yield (lock,)
         finally:
             os.close(lock)
 

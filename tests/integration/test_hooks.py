@@ -39,6 +39,17 @@ async def test_a_hook_has_its_own_environment_and_none_of_the_services(monkeypat
     assert said == "sh::stop"
 
 
+async def test_a_hook_runs_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> None:
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr("service.hooks.tempfile.TemporaryFile", nowhere)
+    assert await run("echo said") == "said"
+    start = RestoreHooks.model_validate({"start": {"command": ["touch", str(tmp_path / "started")]}})
+    await ServerHooks(start, "", "0", tmp_path / "not there").start("rollback", Progress())
+    assert (tmp_path / "started").exists()
+
+
 async def test_a_hook_that_fails_says_how_and_what_it_said() -> None:
     with pytest.raises(HookFailed, match=r"failed with exit status 3: no such unit") as caught:
         await run("echo no such unit >&2; exit 3")
