@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from service.backup import BackupResult
-from service.catalog import list_archives
+from service.catalog import HOLD_SUFFIX, archive_at, list_archives
 from service.config import Config
 from service.errors import JobRefused, NotFound, ServiceError
-from service.holding import hold, read_hold, release
+from service.holding import Hold, hold, read_hold, release
 from service.ledger import Ledger
 from service.progress import Progress
 from storage_backends import open_target
-from storage_backends.base import StorageError
+from storage_backends.base import StorageBackend, StorageError
 
 BASELINE = "baseline"
 """The reason of the hold that makes an archive the baseline."""
@@ -50,10 +50,8 @@ async def find_baseline(config: Config, ledger: Ledger) -> Baseline | None:
     for one in config.each():
         try:
             async with open_target(one.target.url, one.target.options()) as target:
-                for entry in await list_archives(target, ledger):
-                    held = await read_hold(target, entry.name) if entry.held else None
-                    if held is None or held.reason != BASELINE:
-                        continue
+                held = await _held_as_baseline(target)
+                for entry in await list_archives(target, ledger, only=held) if held else ():
                     numbers[entry.name] = entry.seq or 0
                     if entry.name in found:
                         found[entry.name].targets.append(target.url)
@@ -66,7 +64,7 @@ async def find_baseline(config: Config, ledger: Ledger) -> Baseline | None:
                         raw_bytes=entry.raw_bytes,
                         fingerprint=entry.fingerprint,
                         evidence=entry.evidence,
-                        since=held.since,
+                        since=held[entry.name].since,
                         targets=[target.url],
                     )
         except StorageError as error:
@@ -78,6 +76,16 @@ async def find_baseline(config: Config, ledger: Ledger) -> Baseline | None:
     newest = max(found, key=lambda name: (numbers[name], name))
     found[newest].superseded.extend(sorted(found.keys() - {newest}))
     return found[newest]
+
+
+async def _held_as_baseline(target: StorageBackend) -> dict[str, Hold]:
+    names = [
+        info.key.removesuffix(HOLD_SUFFIX)
+        async for info in target.list_objects("Backup_")
+        if info.key.endswith(HOLD_SUFFIX)
+    ]
+    holds = {name: await read_hold(target, name) for name in names}
+    return {name: found for name, found in holds.items() if found is not None and found.reason == BASELINE}
 
 
 async def require_baseline(config: Config, ledger: Ledger) -> Baseline:
@@ -135,3 +143,10 @@ async def refuse_baseline(config: Config, name: str, ledger: Ledger) -> None:
             f"{name} is the baseline of this server and stays held",
             hint="`deviceon-backup baseline --replace` takes a new one and releases this one.",
         )
+
+
+def named(config: Config, baseline: Baseline) -> str:
+    """Return the baseline as recipes take an archive: in the first target that holds it."""
+    held_in = {url.rstrip("/") for url in baseline.targets}
+    url = next(one.target.url for one in config.each() if one.target.url.rstrip("/") in held_in)
+    return archive_at(config, baseline.archive, None if url == config.target.url else url)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -46,8 +46,12 @@ class CatalogEntry:
     etag: str = ""
 
 
-async def list_archives(target: StorageBackend, ledger: Ledger | None = None) -> list[CatalogEntry]:
-    """List every archive of ours, the oldest first; two small reads for each that the ledger does not know."""
+async def list_archives(
+    target: StorageBackend, ledger: Ledger | None = None, *, only: Container[str] | None = None
+) -> list[CatalogEntry]:
+    """List every archive of ours, or those named `only`, the oldest first; two small reads for each that the ledger
+    does not know.
+    """
     ledger = ledger or NoLedger()
     known = await ledger.known(target.url)
     objects = [info async for info in target.list_objects("Backup_")]
@@ -55,7 +59,7 @@ async def list_archives(target: StorageBackend, ledger: Ledger | None = None) ->
     archives = [
         (info, before if (before := known.get(info.key)) and before.etag == info.etag else Known(info.etag))
         for info in objects
-        if parse_archive_name(info.key) is not None
+        if parse_archive_name(info.key) is not None and (only is None or info.key in only)
     ]
     new = await _look_at_all(target, [info for info, before in archives if before.facts is None])
     found, looked_at = [], {}
@@ -77,7 +81,7 @@ async def list_archives(target: StorageBackend, ledger: Ledger | None = None) ->
             )
         )
     # A place that is empty all at once is more often a disk that is not mounted: what was proven is not forgotten then.
-    gone = sorted(known.keys() - {entry.name for entry in found}) if found else []
+    gone = sorted(known.keys() - {entry.name for entry in found}) if found and only is None else []
     if looked_at or gone:
         await ledger.listed(target.url, looked_at, gone)
     return sorted(found, key=lambda entry: (entry.seq or 0, entry.name))

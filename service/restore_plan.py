@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from service import hooks, sources
+from service.at_baseline import not_at_baseline
 from service.blocking import run_in_thread
 from service.catalog import locate, opened, origin_proven, place_of
 from service.config import Config
@@ -81,6 +82,8 @@ async def plan_restore(
         async with opened(config, archive) as reader:
             plan = await plan_for(config, reader, archive, select=select)
             _busy(config, plan)
+            if note := await not_at_baseline(config):
+                plan.notes.append(note)
             if history is None:
                 return plan
             done = {

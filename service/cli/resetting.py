@@ -119,9 +119,8 @@ def reset_to_default(
 
 def _opened(shared: Shared, options: dict[str, Any]) -> Config:
     """Return the configuration with all that it takes to open the baseline. Raises NotFound when there is none."""
-    from service.baseline import require_baseline  # noqa: PLC0415
+    from service.baseline import named, require_baseline  # noqa: PLC0415
     from service.ledger import NoLedger  # noqa: PLC0415
-    from service.reset import named  # noqa: PLC0415
 
     config = config_for(shared, "", options)
     return ask_for_pin(shared, config, named(config, run(require_baseline(config, NoLedger()))))

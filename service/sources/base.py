@@ -28,6 +28,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -188,6 +189,16 @@ class Restorer(ABC):
 
         Without `reader`, what only the archive's streams tell (roles) is left out. Raises ArchiveError, StorageError.
         """
+
+    async def differences(
+        self, stored: StoredSource, reader: StreamReader, *, since: datetime, ignore: Sequence[str]
+    ) -> list[str]:
+        """Say how live data differs from the archive of `since`, as far as that is cheap to tell. Changes nothing.
+
+        `ignore` are globs of what may have changed in a tree. Nothing said is no proof that nothing differs. Raises
+        SourceError.
+        """
+        return []
 
     @abstractmethod
     async def stage(

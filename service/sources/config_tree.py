@@ -14,6 +14,7 @@ import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from service.sources.directories import (
     sync_file_system,
 )
 from service.sources.selection import LEFTOVER, Selection, paths_to_keep
+from service.sources.tree_changes import changes
 from service.sources.tree_extract import Place, TreeExtractor, Written
 from service.sources.tree_swap import Area, Planner, Survey, choose_areas, may_write, survey
 from service.sources.tree_unpack import unpack
@@ -158,6 +160,18 @@ class TreeRestorer(Restorer):
             if (user_here(uid, user), group_here(gid, group)) != (uid, gid)
         ]
         return SourcePlan(items, _obstacles(root, facts, found))
+
+    async def differences(
+        self, stored: StoredSource, reader: StreamReader, *, since: datetime, ignore: Sequence[str]
+    ) -> list[str]:
+        """See `Restorer.differences`: numbers and times of files."""
+        root, kept = self._root, paths_to_keep(self._root, self._preserve)
+        patterns = [*self._settings.exclude, *stored.facts["exclude"]]
+        rules = Selection(patterns, kept=kept, mounts=mounts_below(root))
+        try:
+            return await run_in_thread(changes, root, rules, ignore, stored.facts, since)
+        except OSError as exc:
+            raise SourceError(f"{root} cannot be looked at: {exc.strerror or exc}.") from exc
 
     async def stage(
         self,

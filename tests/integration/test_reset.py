@@ -21,7 +21,9 @@ from service.config import Config, read
 from service.errors import NotFound, SwapFailed
 from service.ledger import NoLedger
 from service.progress import Progress
-from service.reset import own_files, plan_reset, reset
+from service.reset import plan_reset, reset
+from service.reset_keep import own_files
+from service.restore_plan import plan_restore
 from service.settings import load
 from service.sources.postgresql import roles
 from tests.at_terminal import Terminal
@@ -128,6 +130,37 @@ async def test_it_returns_to_the_baseline_and_keeps_what_belongs_to_the_installa
 
     await installed.rollback()
     assert (await installed.words(), installed.files(), await installed.databases()) == ({"changed"}, before, names)
+
+
+async def test_a_plan_says_how_the_server_differs_from_its_baseline(installed: Server) -> None:
+    [archive] = await installed.archives()
+
+    async def note() -> str:
+        plan = await plan_restore(installed.config, archive)
+        return "".join(each.message for each in plan.notes if each.code == "NOT_AT_BASELINE")
+
+    await installed.server.execute("CREATE ROLE newcomer", database="app")
+    await installed.server.execute("CREATE VIEW more AS SELECT 1 AS id", database="app")
+    told = await note()
+    for difference in (
+        f"its baseline {archive}",
+        "database app_of_later was made since",
+        "role newcomer was made since",
+        "database app has other objects: 1 instead of 0 of kind relation:v",
+        f"{installed.tree} has 5 files, 4 in the baseline",
+        f"2 files below {installed.tree} were changed since",
+    ):
+        assert difference in told
+    assert "elsewhere" not in told, "the source does not select it"
+    (installed.tree / "rubbish").unlink()
+    await installed.server.execute("DROP ROLE newcomer")
+    await installed.reset(remove_new=True)
+    await installed.commit()
+    assert await note() == "", "what is kept does not count"
+    for path in installed.target.glob("*.hold"):
+        path.unlink()
+    await installed.server.execute("DROP TABLE item", database="app")
+    assert await note() == "", "there is no baseline to be at"
 
 
 async def test_new_databases_go_with_the_old_state_when_that_is_asked_for(installed: Server) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.config import ConfigFile
-from service.reset import kept_in
+from service.reset_keep import kept_in
 from service.sources.selection import translate
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 
 from service.config_sources import PostgresqlSettings
 from service.progress import Progress
 from service.sources.base import Compared, Record, Restorer, Room, SourcePlan, StoredSource, StreamReader
 from service.sources.postgresql import preflight, rows, stage, swap
 from service.sources.postgresql.compare import compare
+from service.sources.postgresql.differences import differences
 from service.sources.postgresql.room import room
 
 
@@ -25,6 +27,12 @@ class PostgresqlRestorer(Restorer):
     async def plan(self, stored: StoredSource, reader: StreamReader | None = None) -> SourcePlan:
         """See `Restorer.plan`."""
         return await preflight.plan(self._settings, stored, reader)
+
+    async def differences(
+        self, stored: StoredSource, reader: StreamReader, *, since: datetime, ignore: Sequence[str]
+    ) -> list[str]:
+        """See `Restorer.differences`: databases, objects, sizes and roles."""
+        return await differences(self._settings, stored, reader)
 
     async def stage(
         self,
