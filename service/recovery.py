@@ -18,7 +18,7 @@ ARMOR: Final = "-----BEGIN AGE ENCRYPTED FILE-----"
 
 _CHARSET: Final = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 _GENERATOR: Final = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
-_RECIPIENT = re.compile(r"(age(?:1[a-z0-9+._-]+)?)1([02-9ac-hj-np-z]{6,1000})")
+_RECIPIENT = re.compile(r"(age(?:1[a-z0-9+._-]+)?)1([02-9ac-hj-np-z]{6,4000})")
 _IDENTITY = re.compile(r"AGE-(?:SECRET-KEY|PLUGIN-[A-Z0-9+._-]+)-1[02-9AC-HJ-NP-Z]{6,10000}")
 
 

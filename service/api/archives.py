@@ -18,6 +18,7 @@ from service.errors import SealError
 from service.holding import hold, release
 from service.job import Job
 from service.pipeline.unpack import peek
+from service.recovery import BadRecoveryKey
 from storage_backends import open_target
 
 
@@ -40,6 +41,10 @@ class ArchiveMethods(Family):
     async def inspect(self, params: p.Archive) -> Inspection:
         """Return what is in an archive; without its key, what it says of itself."""
         config = self.context.config().opened_with(p.opening(params))
+        if config.opening.recovery is not None and config.opening.recovery.passphrase is not None:
+            raise BadRecoveryKey(  # who may only look must not be able to take the service's memory
+                "a recovery passphrase is not tried here", hint="Give the identity, or ask restore.plan, as an admin."
+            )
         try:
             async with opened(config, archive_at(config, params.archive, params.target)) as reader:
                 told = Inspection.of(reader.info, reader.header, reader.footer, reader.manifest)

@@ -13,6 +13,7 @@ import binascii
 import hashlib
 import re
 import secrets
+import threading
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
@@ -32,6 +33,7 @@ MOST_WORK: Final = 20
 MOST_TRIES: Final = 8
 """As many files are tried with one passphrase for one archive; each costs seconds, and anybody can write slots."""
 
+_one_passphrase = threading.Lock()  # each takes up to 1 GiB of memory
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # 5 bits a character; no i, l, o, u to be misread
 _GROUPS, _GROUP = 5, 4
 _HINT: Final = "The archive was altered or damaged after it was made. Use another copy of it, or another archive."
@@ -66,7 +68,7 @@ class AgeSlot(BaseModel):
     type: Literal["age"] = "age"
     file: _File
     """Armored; holds the 32 bytes of the data key."""
-    recipient: Annotated[str, Field(max_length=2000)] | None = None
+    recipient: Annotated[str, Field(max_length=4000)] | None = None
     """Whom `file` is encrypted to, for people; a passphrase has none."""
     identity: _File | None = None
     """Armored; holds the identity that opens `file`, encrypted with the recovery passphrase."""
@@ -165,9 +167,15 @@ class AgeIdentity:
             )
         for text in dict.fromkeys((normal(passphrase), passphrase)):
             try:
-                return bytes(pyrage.passphrase.decrypt(file.encode(), text))
-            except pyrage.DecryptError:
-                continue
+                with _one_passphrase:
+                    return bytes(pyrage.passphrase.decrypt(file.encode(), text))
+            except pyrage.DecryptError as error:
+                if "xcessive" in str(error):  # it would take this machine minutes
+                    raise WrongRecoveryKey(
+                        "this machine is too slow to try the recovery passphrase",
+                        hint="Open the slot on a faster machine with `age -d` (docs/ARCHIVE_FORMAT.md), and restore"
+                        " with the identity (--recovery-key).",
+                    ) from error
         raise WrongRecoveryKey(
             "this recovery passphrase is not the one that the archive was sealed for",
             hint="Type it as the recovery kit has it.",

@@ -180,6 +180,9 @@ async def test_a_recovery_key_over_the_socket_is_used_and_kept_nowhere(
         inspected = await app.api.call("archive.inspect", given, ADMIN)
         assert inspected["closed"] is None
         assert not inspected["origin_proven"]
+        with pytest.raises(RpcError) as caught:
+            await app.api.call("archive.inspect", {"archive": name, "recovery": {"passphrase": "x"}}, ADMIN)
+        assert caught.value.reason == "SEAL_RECOVERY_KEY"
         (proof,) = await app.api.call("key.prove", {"recovery": {"identity": identity}}, ADMIN)
         assert proof["archive"] == name
         job = await app.api.call("archive.verify", given | {"idempotency_key": "k"}, ADMIN)

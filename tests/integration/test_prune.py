@@ -16,6 +16,7 @@ from service.catalog import HOLD_SUFFIX, verify
 from service.config import Config
 from service.errors import ArchiveError, JobRefused, NotAuthentic
 from service.holding import hold, release
+from service.pipeline.sidecar import KEYS_SUFFIX
 from service.progress import Progress
 from service.prune import PruneResult, preview, prune
 from service.state import FILE_NAME
@@ -290,13 +291,14 @@ async def test_each_archive_is_looked_at_once_more_right_before_it_goes(
         ask = getattr(LocalBackend, name)
 
         async def noted(self: LocalBackend, key: str, *, ask: Any = ask, name: str = name) -> ObjectInfo | None:
-            asked.append(f"{name} {'hold' if key.endswith(HOLD_SUFFIX) else 'archive'}")
+            ends = {HOLD_SUFFIX: "hold", KEYS_SUFFIX: "keys"}
+            asked.append(f"{name} {next((ends[end] for end in ends if key.endswith(end)), 'archive')}")
             result: ObjectInfo | None = await ask(self, key)
             return result
 
         monkeypatch.setattr(LocalBackend, name, noted)
     await pruned(place, app)
-    assert asked == ["stat archive", "stat hold", "delete archive"]
+    assert asked == ["stat archive", "stat hold", "delete archive", "delete keys"]
 
 
 async def test_an_unsealed_archive_proves_nothing_where_archives_are_sealed(tmp_path: Path) -> None:

@@ -61,6 +61,16 @@ async def sealed_for(root: Path, tpm: SoftwareTpm) -> tuple[Place, str, Recovery
     return here, await here.backup(NoLedger()), recovery_key(identity)
 
 
+def with_work(file: str, factor: int) -> str:
+    """Return an age file with another work factor."""
+    kind, _, before = age.stanzas(file)[0]
+    assert kind == "scrypt"
+    body = base64.b64decode("".join(file.splitlines()[1:-1]))
+    text = base64.b64encode(body.replace(f" {before}\n".encode(), f" {factor}\n".encode(), 1)).decode()
+    lines = [text[at : at + 64] for at in range(0, len(text), 64)]
+    return "\n".join([ARMOR, *lines, "-----END AGE ENCRYPTED FILE-----", ""])
+
+
 def recipient_of(here: Place) -> str:
     (recipient,) = recovery_choice(here.file).recipients
     return recipient
@@ -148,12 +158,19 @@ async def test_a_generated_passphrase_opens_it_and_nothing_else_is_needed(
 async def test_a_passphrase_slot_that_would_eat_the_memory_is_not_tried(tmp_path: Path) -> None:
     identity, recipient = age.generate()
     file = age.encrypt(bytes(32), recipient)
-    hostile = age.protect(identity, "a")
-    factor = age.stanzas(hostile)[0][2]
-    body = base64.b64decode("".join(hostile.splitlines()[1:-1])).replace(f" {factor}\n".encode(), b" 30\n", 1)
-    text = "\n".join([ARMOR, base64.b64encode(body).decode(), "-----END AGE ENCRYPTED FILE-----", ""])
+    text = with_work(age.protect(identity, "a"), 30)
     with pytest.raises(DamagedSlot, match="work factor"):
         await age.AgeIdentity(recovery_key(passphrase="a")).unwrap({"type": "age", "file": file, "identity": text}, b"")
+
+
+async def test_a_passphrase_that_takes_this_machine_too_long_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, recipient = age.generate()
+    file = age.encrypt(bytes(32), recipient)
+    monkeypatch.setattr(age, "MOST_WORK", 40)
+    with pytest.raises(age.WrongRecoveryKey, match="too slow"):
+        await age.AgeIdentity(recovery_key(passphrase="a")).unwrap(
+            {"type": "age", "file": file, "identity": with_work(age.protect("x", "a"), 30)}, b""
+        )
 
 
 async def test_no_end_of_hostile_passphrase_slots_is_tried(tmp_path: Path) -> None:
