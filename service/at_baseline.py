@@ -6,6 +6,8 @@ that is not at its baseline is no obstacle; whoever restores is told.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from service import sources
 from service.baseline import find_baseline, named
 from service.catalog import opened
@@ -27,6 +29,8 @@ async def not_at_baseline(config: Config) -> Obstacle | None:
         baseline = await find_baseline(config, NoLedger())
         if baseline is None:
             return None
+        # never with a PIN: it may be another one than the baseline's, and the TPM counts wrong ones
+        config = config.opened_with(replace(config.opening, pin=None))
         async with opened(config, named(config, baseline)) as reader:
             own, preserve = own_files(config), sources.not_in_a_tree(config)
             told: list[str] = []

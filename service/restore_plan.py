@@ -82,7 +82,8 @@ async def plan_restore(
         async with opened(config, archive) as reader:
             plan = await plan_for(config, reader, archive, select=select)
             _busy(config, plan)
-            if note := await not_at_baseline(config):
+            reached = all(obstacle.code != "SERVER_UNREACHABLE" for obstacle in plan.obstacles)
+            if reached and (note := await not_at_baseline(config)):
                 plan.notes.append(note)
             if history is None:
                 return plan

@@ -12,7 +12,7 @@ from service.cli import failures, render
 from service.cli.connection import ask_for_pin, call, config_for, reading_options, run_job, run_job_with
 from service.cli.failures import Exit
 from service.cli.options import Shared, emit, json_option, shared_options
-from service.cli.restoring import yes_option
+from service.cli.restoring import ASKED, yes_option
 from service.cli.running import run
 from service.terminal import plain, size
 
@@ -101,14 +101,16 @@ def reset_to_default(
     """
     shared: Shared = ctx.obj
     config = _opened(shared, options)
+    allowed = frozenset(allow)
     if plan_only:
-        ctx.exit(_show_plan(config, remove_new_databases, frozenset(allow), as_json=shared.json))
+        ctx.exit(_show_plan(config, remove_new_databases, allowed, as_json=shared.json))
     if not yes:
         shared.require_somebody()
-        if refused := _show_plan(config, remove_new_databases, frozenset(allow), as_json=False):
+        allowed |= ASKED
+        if refused := _show_plan(config, remove_new_databases, allowed, as_json=False):
             ctx.exit(refused)
         _ask_for_the_name()
-    params = {"remove_new_databases": remove_new_databases, "allow": sorted(allow)}
+    params = {"remove_new_databases": remove_new_databases, "allow": sorted(allowed)}
     result = run_job_with(config, shared, options, "reset.start", **params)
     if shared.json:
         emit(result | {"message": RESET})

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SUCCESS = "Restore successfully"
 """The words that the product's manual promises at the end of a restore."""
 
-_ASKED = frozenset({"LIVE_CONNECTIONS"})
+ASKED = frozenset({"LIVE_CONNECTIONS"})
 """Obstacles that whoever answers the question with yes goes ahead in spite of: the plan above it shows them."""
 
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
@@ -69,7 +69,7 @@ def restore(
         ctx.exit(_show_plan(config, archive, allowed, select, as_json=shared.json))
     if not yes:
         shared.require_somebody()
-        allowed |= _ASKED
+        allowed |= ASKED
         refused = _show_plan(config, archive, allowed, select, as_json=False)
         if refused:
             ctx.exit(refused)

@@ -243,12 +243,15 @@ async def test_the_script_shows_the_plan_and_has_the_name_of_the_server_typed(in
     assert code == 130, terminal.shown
     assert "replace database app" in stdout
     assert await installed.words() == {"changed"}
+    session = await installed.server.connect(database="app")
     with at_terminal(installed) as terminal:
         terminal.answer("Type the name of this server", f"{socket.gethostname()}\n")
         code, stdout = terminal.finish()
     assert code == 0, terminal.shown
+    assert "LIVE_CONNECTIONS" in stdout, "who types the name has seen who is connected"
     assert stdout.endswith("\nReset successfully\n")
     assert await installed.words() == {"default"}
+    assert session.is_closed()
 
 
 async def test_for_scripts_it_asks_nothing_and_its_exit_code_tells(installed: Server) -> None:
