@@ -22,6 +22,7 @@ from service.ledger import Ledger
 from service.pipeline.sidecar import read_sidecar, write_sidecar
 from service.pipeline.unpack import ArchiveReader, read_slots
 from service.progress import Progress
+from service.recovery_choice import recovery_choice
 from service.sealing.slots import KeySlot, Recipient
 from service.state_directory import changing_archives, only_job
 from storage_backends import open_target
@@ -133,7 +134,7 @@ async def add_slots(
     nothing can be begun.
     """
     with only_job(config.state_dir, "a change of key slots"):
-        whom: list[Recipient] = age_recipients(recipients)
+        whom: list[Recipient] = _recipients(config, recipients)
         if tpm:
             whom.append((await this_tpm(config))[0])
         adding = _Adding(config, whom, frozenset(recipients), tpm, allow, apply)
@@ -149,6 +150,15 @@ async def add_slots(
                     progress.say(f"{entry.name}: {change.outcome}{said}")
         _some(result.changes, name)
         return result
+
+
+def _recipients(config: Config, recipients: Sequence[str]) -> list[Recipient]:
+    """Return those who seal for recipients; for the recovery passphrase in force, so that it opens the slot alone."""
+    if not recipients:
+        return []
+    choice = recovery_choice(config)
+    by_phrase = dict.fromkeys(choice.recipients, choice.protected)
+    return [each for whom in recipients for each in age_recipients([whom], protected=by_phrase.get(whom))]
 
 
 @dataclass(frozen=True, slots=True)

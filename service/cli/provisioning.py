@@ -93,6 +93,9 @@ async def _provisioned(
             _write_kit(kit, done["kit"], secret)
         if not shared.json:
             click.echo(done["text"])
+            if recipients := done["kit"]["recipients"]:
+                named = " ".join(f"--recipient {recipient}" for recipient in recipients)
+                click.echo(f"Archives made before open with it after: deviceon-backup key add --all {named}")
         if baseline and not await _has_baseline(commander):
             with reporting(quiet=shared.quiet) as progress:
                 result = result_of(await commander.job("baseline.take", {}, progress))

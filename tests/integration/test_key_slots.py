@@ -23,6 +23,7 @@ from service.pipeline.unpack import read_slots
 from service.progress import Progress
 from service.prune import prune
 from service.recovery import RecoveryKey, recovery_key
+from service.recovery_choice import ChosenRecovery, save_choice
 from service.restore_pin import pin_status, set_pin
 from service.sealing import age
 from storage_backends import open_target
@@ -258,3 +259,16 @@ async def test_who_gives_no_key_is_told_that_a_recovery_key_would_open_it(
         with pytest.raises(SealError) as caught:
             await verify(elsewhere(here, tmp_path / "there", tcti), name, progress=Progress())
         assert "--recovery-key" in caught.value.hint
+
+
+async def test_a_passphrase_that_was_chosen_later_opens_older_archives_alone(
+    software_tpm: SoftwareTpm, tmp_path: Path
+) -> None:
+    here = place(tmp_path / "here", software_tpm.tcti)
+    name = await here.backup(NoLedger())
+    identity, recipient = age.generate()
+    protected = age.protect(identity, "a phrase")
+    save_choice(here.state_dir, ChosenRecovery(recipients=[recipient], protected=protected))
+    assert outcomes(await added(here.config, None, recipients=[recipient])) == ["added"]
+    there = elsewhere(here, tmp_path / "there", NO_TPM, recovery_key(passphrase="a phrase"))
+    await verify(there, name, progress=Progress())
