@@ -95,10 +95,10 @@ async def pack(
     is closed, and what is raised is the first error itself: a source's (SourceError), or the target's (StorageError).
 
     Memory, with c = chunk_bytes, p = the largest `parallel`, t = number of cores, is at most about
-    c * (3p + min(t, p) + 3): two buffers a lane, and for each lane a chunk that is worked on (compressed, and sealed with
-    its local header: two copies; no more lanes than threads) or one that waits for the outlet; two chunks in the outlet
-    and one at the target; plus 80 bytes an entry for the directory. While level `auto` tries, two more copies in each
-    thread. What the target holds of its own comes to that.
+    c * (3p + min(t, p) + 3): two buffers a lane, and for each lane a chunk that is worked on (compressed, and sealed
+    with its local header: two copies; no more lanes than threads) or one that waits for the outlet; two chunks in the
+    outlet and one at the target; plus 80 bytes an entry for the directory. While level `auto` tries, two more copies
+    in each thread. What the target holds of its own comes to that.
     Neither the size of the data nor the speed of the target is in it.
     """
     if (slots is None) != (keys is None) or header.commit != (keys.commit.hex() if keys is not None else None):
