@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from aiohttp import web
 
 from storage_backends import (
     AccessDenied,
@@ -385,6 +387,42 @@ async def test_credentials_of_the_usual_chain_are_found(monkeypatch: pytest.Monk
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
     async with opened(options) as target:
         assert await keys(target) == []
+
+
+@pytest.mark.parametrize("where", ["instance", "container"])
+async def test_the_role_of_an_instance_or_a_container_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    """A service on loopback that answers as Amazon's does to machines and containers."""
+    options = s3_servers.ceph_options()
+    expires = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    role = {"AccessKeyId": options.pop("key"), "SecretAccessKey": options.pop("secret")}
+    role |= {"Code": "Success", "Token": "", "Expiration": expires}
+    asked: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        asked.append(request.path)
+        texts = {"/latest/api/token": "token", "/latest/meta-data/iam/security-credentials/": "backup"}
+        return web.Response(text=texts.get(request.path, json.dumps(role)))
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    address = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    if where == "instance":
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", address)
+    else:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{address}/role")
+    try:
+        async with opened(options) as target:
+            await target.put("object", pieces(b"x"))
+            assert await keys(target) == ["object"]
+    finally:
+        await runner.cleanup()
+    assert asked[-1] == ("/role" if where == "container" else "/latest/meta-data/iam/security-credentials/backup")
 
 
 async def test_no_credentials_at_all_are_nobody() -> None:
