@@ -106,7 +106,7 @@ def recover(
         emit(result | {"message": SUCCESS})
         return
     render.restore(result)
-    _show_what_next(options)
+    _show_what_next(shared, options)
     click.echo(SUCCESS)
 
 
@@ -298,7 +298,12 @@ def _postgresql(config: Config) -> list[Finding]:
     return [finding for server in servers for finding in run(diagnose(server))[:2]]  # that it answers, and its client
 
 
-def _show_what_next(options: dict[str, Any]) -> None:
+def _show_what_next(shared: Shared, options: dict[str, Any]) -> None:
+    """Print the commands that end the restore, as they are to be typed here."""
+    from service.config_for_archive import configured  # noqa: PLC0415 - models take time to import
+
+    if os.environ.get("PGPASSWORD") and not configured(shared.config, os.environ):
+        click.echo("with the same password in PGPASSWORD, which is kept nowhere:")
     more = f" --state-dir {shlex.quote(str(options['state_dir']))}" if options["state_dir"] else ""
     click.echo(f"  keep it:    deviceon-backup commit{more}")
     click.echo(f"  take back:  deviceon-backup rollback{more}")
