@@ -100,7 +100,9 @@ def oracle(archives: list[Candidate], policy: RetentionSettings, *, now: datetim
             number = getattr(policy, rule)
             newer_periods = {period(other, rule) for other in newer}
             mine = period(archive, rule)
-            reached = number is not None and len(newer_periods - {mine}) < number
+            newest = max(order(other) for other in archives if counts(other) and period(other, rule) == mine)
+            before = {period(other, rule) for other in newer if order(other) > newest}
+            reached = number is not None and len(before) < number
             keep |= reached and mine not in newer_periods
             better = {period(other, rule) for other in newer if other.restorable}
             keep |= reached and rule != "keep_daily" and archive.restorable and mine not in better
