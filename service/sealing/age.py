@@ -130,10 +130,9 @@ class AgeIdentity:
 
     def _candidates(self, slot: AgeSlot) -> list[Any]:
         found = list(self._identities)
-        if self._key.passphrase is not None:
-            for protected in (self._key.protected, slot.identity):
-                if protected is not None:
-                    found += self._unlock(protected)
+        protected = self._key.protected or (slot.identity if self._key.passphrase is not None and not found else None)
+        if protected is not None:
+            found += self._unlock(protected)
         if not found:
             raise WrongRecoveryKey(
                 "a passphrase alone does not open this archive: its recovery key is kept in a file",

@@ -27,6 +27,7 @@ from service.recovery_choice import ChosenRecovery, save_choice
 from service.restore_pin import pin_status, set_pin
 from service.sealing import age
 from storage_backends import open_target
+from tests.cheap_passphrase import protect
 from tests.integration.test_recovery_keys import elsewhere, place
 from tests.service_parts import Place
 
@@ -267,7 +268,7 @@ async def test_a_passphrase_that_was_chosen_later_opens_older_archives_alone(
     here = place(tmp_path / "here", software_tpm.tcti)
     name = await here.backup(NoLedger())
     identity, recipient = age.generate()
-    protected = age.protect(identity, "a phrase")
+    protected = protect(identity, "a phrase")
     save_choice(here.state_dir, ChosenRecovery(recipients=[recipient], protected=protected))
     assert outcomes(await added(here.config, None, recipients=[recipient])) == ["added"]
     there = elsewhere(here, tmp_path / "there", NO_TPM, recovery_key(passphrase="a phrase"))

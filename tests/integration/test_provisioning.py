@@ -242,8 +242,6 @@ def test_a_script_proves_its_recipient_with_the_key_file_and_restores_elsewhere(
     there = place(tmp_path / "there", other_tpm.tcti)
     there.settings["target"] = {"url": f"file://{here.target}"}
     command = configured(there)
-    shown = ran(command, "restore", "--plan", "--json", name)
-    assert json.loads(shown.stdout)["obstacles"][0]["code"] == "TPM_WRONG"
     key = ("--recovery-key", "-")
     for more, code in (((), 3), (("--signer", told["kit"]["signer"]), 0)):
         shown = ran(command, "restore", "--plan", *key, *more, name, typed=identity)
@@ -256,12 +254,9 @@ def test_a_script_proves_its_recipient_with_the_key_file_and_restores_elsewhere(
     prepared = ran(command, "prepare-firmware-update", *key, typed=identity)
     assert prepared.returncode == 0, prepared.stderr
     assert "key rewrap" in prepared.stdout
-    listed = ran(command, "key", "list", "--json")
-    assert [slot["type"] for slot in json.loads(listed.stdout)["archives"][0]["slots"]] == ["tpm2", "age"]
     rewrap = ("key", "rewrap", "--all", "--allow", "ORIGIN_NOT_PROVEN", *key)
-    tried = ran(command, *rewrap, typed=identity)
-    assert "would be added" in tried.stdout, tried.stderr
     applied = ran(command, *rewrap, "--apply", typed=identity)
     assert applied.returncode == 0, applied.stderr
-    verified = ran(command, "verify", name)
-    assert verified.returncode == 0, verified.stderr
+    listed = ran(command, "key", "list", "--json")
+    slots = json.loads(listed.stdout)["archives"][0]["slots"]
+    assert [(slot["type"], slot["place"]) for slot in slots][2:] == [("tpm2", "beside")]

@@ -30,6 +30,7 @@ from service.restore_plan import plan_restore
 from service.sealing import age
 from service.sealing.slots import try_slots
 from storage_backends import open_target
+from tests.cheap_passphrase import protect
 from tests.service_parts import Place
 
 NO_TPM = "device:/dev/there-is-no-tpm"
@@ -158,9 +159,21 @@ async def test_a_generated_passphrase_opens_it_and_nothing_else_is_needed(
 async def test_a_passphrase_slot_that_would_eat_the_memory_is_not_tried(tmp_path: Path) -> None:
     identity, recipient = age.generate()
     file = age.encrypt(bytes(32), recipient)
-    text = with_work(age.protect(identity, "a"), 30)
+    text = with_work(protect(identity, "a"), 30)
     with pytest.raises(DamagedSlot, match="work factor"):
         await age.AgeIdentity(recovery_key(passphrase="a")).unwrap({"type": "age", "file": file, "identity": text}, b"")
+
+
+async def test_a_protected_key_file_opens_with_its_passphrase_and_a_needless_one_does_no_harm() -> None:
+    identity, recipient = age.generate()
+    slot = await age.AgeRecipient(recipient, protected=protect(identity, "another")).wrap(bytes(32), b"")
+    protected = protect(identity, "right")
+    for text, passphrase in ((protected, "right"), (identity, "needless")):
+        assert await age.AgeIdentity(recovery_key(text, passphrase=passphrase)).unwrap(slot, b"") == bytes(32)
+    with pytest.raises(age.WrongRecoveryKey):
+        await age.AgeIdentity(recovery_key(protected, passphrase="wrong")).unwrap(slot, b"")
+    with pytest.raises(BadRecoveryKey, match="protected by a passphrase"):
+        recovery_key(protected)
 
 
 async def test_a_passphrase_that_takes_this_machine_too_long_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,14 +182,14 @@ async def test_a_passphrase_that_takes_this_machine_too_long_is_told_so(monkeypa
     monkeypatch.setattr(age, "MOST_WORK", 40)
     with pytest.raises(age.WrongRecoveryKey, match="too slow"):
         await age.AgeIdentity(recovery_key(passphrase="a")).unwrap(
-            {"type": "age", "file": file, "identity": with_work(age.protect("x", "a"), 30)}, b""
+            {"type": "age", "file": file, "identity": with_work(protect("x", "a"), 30)}, b""
         )
 
 
 async def test_no_end_of_hostile_passphrase_slots_is_tried(tmp_path: Path) -> None:
     _, recipient = age.generate()
     file = age.encrypt(bytes(32), recipient)
-    protected = age.protect("AGE-SECRET-KEY-1", "another")
+    protected = protect("AGE-SECRET-KEY-1", "another")
     identity = age.AgeIdentity(recovery_key(passphrase="a"))
     identity._tries = age.MOST_TRIES - 1
     for reason in ("passphrase is not the one", "more slots"):
