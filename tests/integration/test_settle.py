@@ -263,7 +263,7 @@ async def test_a_restore_that_waits_for_commit_or_rollback_is_left_alone(place: 
 
 async def test_a_journal_that_cannot_be_read_is_told_and_kept(place: Place, app: App) -> None:
     await crashed_after_publishing(place, app)
-    broken = place.state_dir / "restores" / "x.json"
+    broken = place.state_dir / "restores" / "0123abcd.json"
     broken.parent.mkdir()
     broken.write_text("{")
     with pytest.raises(RestoreError, match="cannot be read"):
