@@ -15,15 +15,24 @@ from typing import Any, Literal
 
 from service.catalog import CatalogEntry, list_archives, origin_proven
 from service.config import Config
-from service.errors import ArchiveError, NotFound, Obstacle, PinRequired, RestoreRefused, SealError, ServiceError
+from service.errors import (
+    ArchiveError,
+    NotFound,
+    Obstacle,
+    PinRequired,
+    PinWrong,
+    RestoreRefused,
+    SealError,
+    ServiceError,
+)
 from service.failure import as_json
-from service.keys import age_recipients, identities, recovery_identities, this_tpm
+from service.keys import age_recipients, own_tpm, recovery_identities, this_tpm
 from service.ledger import Ledger
 from service.pipeline.sidecar import read_sidecar, write_sidecar
 from service.pipeline.unpack import ArchiveReader, read_slots
 from service.progress import Progress
 from service.recovery_choice import recovery_choice
-from service.sealing.slots import KeySlot, Recipient
+from service.sealing.slots import Identity, KeySlot, Recipient
 from service.state_directory import changing_archives, only_job
 from storage_backends import open_target
 from storage_backends.base import StorageBackend, StorageError
@@ -137,7 +146,7 @@ async def add_slots(
         whom: list[Recipient] = _recipients(config, recipients)
         if tpm:
             whom.append((await this_tpm(config))[0])
-        adding = _Adding(config, whom, frozenset(recipients), tpm, allow, apply)
+        adding = _Adding(config, own_tpm(config), whom, frozenset(recipients), tpm, allow, apply)
         result = KeyChanges()
         for one in config.each():
             async with open_target(one.target.url, one.target.options()) as target:
@@ -164,6 +173,7 @@ def _recipients(config: Config, recipients: Sequence[str]) -> list[Recipient]:
 @dataclass(frozen=True, slots=True)
 class _Adding:
     config: Config
+    own: Identity
     whom: list[Recipient]
     recipients: frozenset[str]
     tpm: bool
@@ -176,7 +186,8 @@ class _Adding:
             return "not sealed"
         if await self._there(target, name, own):
             return "there already"
-        reader = await ArchiveReader.open(target, name, identities(self.config))
+        given = recovery_identities(self.config.opening.recovery)
+        reader = await ArchiveReader.open(target, name, [self.own, *given])
         if self.tpm and "ORIGIN_NOT_PROVEN" not in self.allow and not origin_proven(self.config, reader):
             raise RestoreRefused([_NOT_PROVEN])
         if not self.apply:
@@ -202,10 +213,9 @@ class _Adding:
         return self.recipients <= named and (not self.tpm or await self._opens(target, name))
 
     async def _opens(self, target: StorageBackend, name: str) -> bool:
-        alone = self.config.opened_with(type(self.config.opening)(pin=self.config.opening.pin))
         try:
-            await ArchiveReader.open(target, name, identities(alone))
-        except PinRequired:
+            await ArchiveReader.open(target, name, [self.own])
+        except (PinRequired, PinWrong):  # this TPM has all that it takes but the PIN
             return True
         except SealError:
             return False

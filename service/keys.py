@@ -129,7 +129,7 @@ def identities(config: Config) -> list[Identity]:
 
     A TPM that is absent shows when it is first asked. Raises BadRecoveryKey.
     """
-    return [_chip(config), *recovery_identities(config.opening.recovery)]
+    return [own_tpm(config), *recovery_identities(config.opening.recovery)]
 
 
 async def try_without_pin(config: Config, slots: Sequence[KeySlot], archive_id: bytes) -> None:
@@ -137,7 +137,7 @@ async def try_without_pin(config: Config, slots: Sequence[KeySlot], archive_id: 
 
     Raises SealError when none of the slots gets so far on this machine's TPM.
     """
-    chip = _chip(config)
+    chip = own_tpm(config)
     reasons: list[SealError] = []
     for slot in slots:
         if not chip.accepts(slot):
@@ -151,7 +151,12 @@ async def try_without_pin(config: Config, slots: Sequence[KeySlot], archive_id: 
     raise no_key(slots, reasons)
 
 
-def _chip(config: Config) -> TpmIdentity:
+def own_tpm(config: Config) -> TpmIdentity:
+    """Return this machine's TPM as who opens archives, with the restore PIN that somebody gave.
+
+    It remembers that a PIN was wrong: who opens several archives in a row asks one and the same, so that this counts as
+    one wrong try.
+    """
     import service.sealing.tpm as tpm  # noqa: PLC0415, PLR0402 - a heavy library
 
     try:

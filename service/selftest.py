@@ -6,12 +6,13 @@ shows here, and not on the day of a restore. With a restore PIN that nobody gave
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from service.catalog import list_archives, opened
 from service.config import Config
-from service.errors import PinRequired, ServiceError
+from service.errors import ArchiveError, PinRequired, ServiceError
 from service.keys import try_without_pin
 from service.ledger import Ledger
 from service.pipeline.sidecar import read_sidecar
@@ -76,8 +77,9 @@ async def _test(config: Config, ledger: Ledger, progress: Progress) -> list[Test
             return [Tested(url, newest.name, newest.created, opened=sealed, sealed=sealed, note=note)]
     except PinRequired as error:
         async with open_target(url, config.target.options()) as target:
-            header, own = await read_slots(target, newest.name)
-            slots = [*own, *await read_sidecar(target, newest.name)]
+            header, slots = await read_slots(target, newest.name)
+            with suppress(ArchiveError, StorageError):  # what is beside the archive is of use, and not needed
+                slots += await read_sidecar(target, newest.name)
         await try_without_pin(config, slots, bytes.fromhex(header.archive_id))
         note = f"all but the last step, which needs the PIN: {error}"
         return [Tested(url, newest.name, newest.created, opened=False, sealed=True, note=note)]

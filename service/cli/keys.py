@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from service.cli import render
-from service.cli.connection import call, commander_of
+from service.cli.connection import call, commander_of, opening_of, opening_options
 from service.cli.failures import result_of
 from service.cli.options import Shared, emit, json_option, shared_options, target_option
 from service.cli.running import run
@@ -65,7 +65,7 @@ def key_list(shared: Shared, archive: str | None, target: str | None) -> None:
 @click.option("--tpm", is_flag=True, help="This machine's TPM.")
 @allow_option
 @target_option
-@recovery_options
+@opening_options
 @shared_options
 @json_option
 @click.pass_obj
@@ -116,7 +116,7 @@ def key_remove(
 @click.option("--apply", is_flag=True, help="Write the slots; without this, it is only tried.")
 @allow_option
 @target_option
-@recovery_options
+@opening_options
 @shared_options
 @json_option
 @click.pass_obj
@@ -165,15 +165,13 @@ def _changed(
 ) -> dict[str, Any]:
     if every == (archive is not None):
         raise ConfigError("say which archives", hint="Name one archive, or give --all.")
-    recovery = recovery_of(shared, options)
+    opening = opening_of(shared, options)
     with reporting(quiet=shared.quiet) as progress:
 
         async def done() -> dict[str, Any]:
-            from service.opening import Opening  # noqa: PLC0415
-
             async with commander_of(shared) as commander:
                 given = {"archive": archive, "target": target, **params}
-                return await commander.job(method, given, progress, Opening(recovery=recovery))
+                return await commander.job(method, given, progress, opening)
 
         return result_of(run(done()))
 

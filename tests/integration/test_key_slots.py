@@ -16,6 +16,7 @@ from service.copying import copy
 from service.errors import NoMatchingIdentity, NotFound, PinRequired, PinWrong, SealError
 from service.holding import delete
 from service.key_slots import KeyChanges, add_slots, prove_recovery, remove_slots, slots_of
+from service.keys import identities
 from service.ledger import NoLedger
 from service.opening import NOTHING, Opening
 from service.pipeline.sidecar import KEYS_SUFFIX, write_sidecar
@@ -24,8 +25,9 @@ from service.progress import Progress
 from service.prune import prune
 from service.recovery import RecoveryKey, recovery_key
 from service.recovery_choice import ChosenRecovery, save_choice
-from service.restore_pin import pin_status, set_pin
+from service.restore_pin import pin_status, remove_pin, set_pin
 from service.sealing import age
+from service.sealing.slots import try_slots
 from storage_backends import open_target
 from tests.cheap_passphrase import protect
 from tests.integration.test_recovery_keys import elsewhere, place
@@ -273,3 +275,58 @@ async def test_a_passphrase_that_was_chosen_later_opens_older_archives_alone(
     assert outcomes(await added(here.config, None, recipients=[recipient])) == ["added"]
     there = elsewhere(here, tmp_path / "there", NO_TPM, recovery_key(passphrase="a phrase"))
     await verify(there, name, progress=Progress())
+
+
+async def test_archives_with_a_pin_are_rewrapped_for_another_tpm(
+    software_tpm: SoftwareTpm, other_tpm: SoftwareTpm, tmp_path: Path
+) -> None:
+    identity, recipient = age.generate()
+    here = place(tmp_path / "here", software_tpm.tcti, recovery=[recipient])
+    await set_pin(here.config, "1234-5678", clock=here.clock)
+    name = await here.backup(NoLedger())
+    there = of_signer(elsewhere(here, tmp_path / "there", other_tpm.tcti, recovery_key(identity)), here)
+    assert outcomes(await added(there, None, tpm=True)) == ["added"]  # the PIN is that of another TPM
+    await verify(there.opened_with(NOTHING), name, progress=Progress())
+    assert outcomes(await added(here.config, None, tpm=True)) == ["there already"]  # its own, but for the PIN
+
+
+async def test_one_wrong_pin_is_one_try_however_many_archives_there_are(
+    software_tpm: SoftwareTpm, tmp_path: Path
+) -> None:
+    here = place(tmp_path / "here", software_tpm.tcti, recovery="none")
+    await set_pin(here.config, "1234-5678", clock=here.clock)
+    for _ in range(3):
+        await here.backup(NoLedger())
+    before = (await pin_status(here.config)).tries_left
+    assert before is not None
+    recipients = [age.generate()[1]]
+    wrong = here.config.opened_with(Opening(pin="0000-0000"))
+    assert outcomes(await added(wrong, None, recipients=recipients, tpm=True)) == ["failed"] * 3
+    assert (await pin_status(here.config)).tries_left == before - 1
+    right = here.config.opened_with(Opening(pin="1234-5678"))
+    assert outcomes(await added(right, None, recipients=recipients, tpm=True)) == ["added"] * 3
+
+
+async def test_a_slot_of_a_former_pin_keeps_the_right_pin_from_nothing(
+    software_tpm: SoftwareTpm, tmp_path: Path
+) -> None:
+    here = place(tmp_path / "here", software_tpm.tcti, recovery="none")
+    await set_pin(here.config, "8765-4321", clock=here.clock)
+    former = await here.backup(NoLedger())
+    await remove_pin(here.config.opened_with(Opening(pin="8765-4321")))
+    await set_pin(here.config, "1234-5678", clock=here.clock)
+    name = await here.backup(NoLedger())
+    async with open_target(here.config.target.url) as target:
+        _, foreign = await read_slots(target, former)
+        header, own = await read_slots(target, name)
+    right = identities(here.config.opened_with(Opening(pin="1234-5678")))
+    attempt = await try_slots([*foreign, *own], right, bytes.fromhex(header.archive_id), belongs=bool)
+    assert attempt.data_key is not None
+    before = (await pin_status(here.config)).tries_left
+    assert before is not None
+    many = [
+        {**foreign[0], "pin": {**foreign[0]["pin"], "salt": f"{number:032x}"}} for number in range(8)
+    ]  # as whoever can write the target may make them
+    attempt = await try_slots(many, right, bytes.fromhex(header.archive_id), belongs=bool)
+    assert attempt.data_key is None
+    assert (await pin_status(here.config)).tries_left == before - 1

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from service.sealing.tpm.chip import Chip
 
 DATA_KEY_BYTES = 32
+MOST_WRONG = 2
+"""As many PIN objects are tried with the PIN that was given: anybody can write slots, and the TPM counts tries."""
 
 
 class TpmRecipient:
@@ -64,18 +66,27 @@ class TpmIdentity:
         self._gate = gate
         self._given = pin
         self._restore_pin = restore_pin
-        self._wrong: PinWrong | None = None
+        self._wrong: dict[tuple[bytes, bytes], PinWrong] = {}
 
     def accepts(self, slot: KeySlot) -> bool:
         """Tell whether this is a TPM's slot."""
         return slot.get("type") == SLOT_TYPE
 
     async def unwrap(self, slot: Mapping[str, Any], archive_id: bytes) -> bytes:
-        """Return the data key. Raises DamagedSlot, WrongTpm, TpmCleared, TpmUnavailable, PinRequired, PinWrong."""
+        """Return the data key. Raises DamagedSlot, WrongTpm, TpmCleared, TpmUnavailable, PinWrong; PinRequired when
+        this machine's TPM has all that it takes but the PIN.
+        """
         parsed = parse_slot(slot)
-        given = self._claim(parsed)
-        if given is not None and self._wrong is not None:
-            raise self._wrong  # an archive may have several slots of this TPM: a wrong PIN counts once
+        asks = self._asked(parsed)
+        if asks is not None and not self._given:
+            await self.look(slot, archive_id)  # a PIN is of no use where the slot is another TPM's
+            raise PinRequired(
+                f"this archive opens with the restore PIN only (set on {asks.since:%Y-%m-%d}), and none was given",
+                hint="Give it with --pin-file FILE, or at the prompt of a terminal.",
+            )
+        given = self._claim(parsed, asks)
+        if given is not None:
+            self._require_untried(given)
 
         def work(chip: Chip) -> bytes:
             from service.sealing.tpm import operations  # noqa: PLC0415 - loads libtss2
@@ -85,8 +96,17 @@ class TpmIdentity:
         try:
             return await self._gate.run(work)
         except PinWrong as error:
-            self._wrong = error
+            if given is not None:
+                self._wrong[given.public, given.auth] = error
             raise
+
+    def _require_untried(self, given: PinClaim) -> None:
+        """Raise PinWrong when the PIN was found to be wrong before: there may be many slots, and each try counts."""
+        known = self._wrong.get((given.public, given.auth))
+        if known is None and len(self._wrong) >= MOST_WRONG:
+            known = next(iter(self._wrong.values()))
+        if known is not None:
+            raise known
 
     async def look(self, slot: Mapping[str, Any], archive_id: bytes) -> None:
         """Do what `unwrap` does but for the last step, so that no restore PIN is needed. Raises as it does."""
@@ -105,14 +125,8 @@ class TpmIdentity:
         here = self._restore_pin.object if self._restore_pin else None
         return here if here is not None and slot.pin is not None and here.name == slot.pin.name else slot.pin
 
-    def _claim(self, slot: TpmSlot) -> PinClaim | None:
-        """Return the PIN object to open the slot with, and what was given for it. Raises PinRequired."""
-        asks = self._asked(slot)
-        if asks is None:
+    def _claim(self, slot: TpmSlot, asks: PinObject | None) -> PinClaim | None:
+        """Return the PIN object to open the slot with, and what was given for it."""
+        if asks is None or not self._given:
             return None
-        if not self._given:
-            raise PinRequired(
-                f"this archive opens with the restore PIN only (set on {asks.since:%Y-%m-%d}), and none was given",
-                hint="Give it with --pin-file FILE, or at the prompt of a terminal.",
-            )
         return PinClaim(*asks.areas(), asks.authorisation(self._given), of_the_slot=asks is slot.pin)
