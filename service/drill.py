@@ -37,7 +37,7 @@ from service.state_directory import only_job
 
 UNFINISHED = "drills/unfinished"
 ONLY_FOR_THE_EXCHANGE = frozenset(
-    {"PREPARED_TRANSACTIONS", "LOGICAL_REPLICATION", "LIVE_CONNECTIONS", "SERVER_VERSION"}
+    {"PREPARED_TRANSACTIONS", "LOGICAL_REPLICATION", "LIVE_CONNECTIONS", "SERVER_VERSION", "HOOK_NOT_EXECUTABLE"}
 )
 """Obstacles of a restore that concern what is exchanged, which a drill does not: they are told in its report."""
 

@@ -7,7 +7,7 @@ service's memory.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +19,7 @@ from service.ledger import PROVEN, Ledger
 from service.pipeline.sidecar import remove_sidecar
 from service.state_directory import changing_archives, only_job
 from storage_backends import open_target
-from storage_backends.base import ObjectNotFound, StorageBackend, StorageError
+from storage_backends.base import ObjectNotFound, StorageBackend, StorageError, one_piece
 
 _LONGEST = 1 << 16
 
@@ -57,7 +57,7 @@ async def hold(config: Config, name: str, *, reason: str, by: str, now: datetime
     content = json.dumps({"reason": reason, "by": by, "since": now.isoformat()}).encode()
 
     async def put(target: StorageBackend) -> None:
-        await target.put(name + HOLD_SUFFIX, _once(content), overwrite=True)
+        await target.put(name + HOLD_SUFFIX, one_piece(content), overwrite=True)
         try:
             await target.stat(name)
         except ObjectNotFound:  # another machine removed it just then: whoever asked must not believe it is safe
@@ -145,7 +145,3 @@ async def _entry(target: StorageBackend, name: str, ledger: Ledger) -> CatalogEn
         if entry.name == name:
             return entry
     raise ObjectNotFound(f"there is no archive {name}", hint="`deviceon-backup list` shows the archives of the target.")
-
-
-async def _once(content: bytes) -> AsyncIterator[bytes]:
-    yield content

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +11,7 @@ from service.errors import ConfigError
 from service.finding import Finding
 from service.object_lock import lock_told
 from storage_backends import open_target
-from storage_backends.base import ObjectExists, ObjectNotFound, Promise, StorageBackend, StorageError
+from storage_backends.base import ObjectExists, ObjectNotFound, Promise, StorageBackend, StorageError, one_piece
 
 PROBE_PREFIX = "deviceon-backup-probe-"
 PROBE_BYTES = 4096
@@ -51,7 +50,7 @@ def _promises(promise: Promise) -> list[Finding]:
 async def _try(target: StorageBackend, findings: list[Finding]) -> None:
     key, content = f"{PROBE_PREFIX}{secrets.token_hex(8)}", secrets.token_bytes(PROBE_BYTES)
     await _remove_forgotten(target)
-    await target.put(key, _once(content))
+    await target.put(key, one_piece(content))
     try:
         findings.append(Finding("write", True, f"an object of {PROBE_BYTES} bytes was written to {target.url}"))
         probe = await target.stat(key)
@@ -106,10 +105,6 @@ def _require(findings: list[Finding], name: str, good: bool, told: str, otherwis
     findings.append(Finding(name, True, told))
 
 
-async def _once(content: bytes) -> AsyncIterator[bytes]:
-    yield content
-
-
 async def _read(target: StorageBackend, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
     async with aclosing(target.get(key, offset=offset, length=length)) as pieces:
         return b"".join([piece async for piece in pieces])
@@ -117,7 +112,7 @@ async def _read(target: StorageBackend, key: str, *, offset: int = 0, length: in
 
 async def _refuses(target: StorageBackend, key: str) -> bool:
     try:
-        await target.put(key, _once(b"another"))
+        await target.put(key, one_piece(b"another"))
     except ObjectExists:
         return True
     return False

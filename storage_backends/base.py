@@ -124,6 +124,11 @@ def check_key(key: str) -> str:
     return key
 
 
+async def one_piece(content: bytes) -> AsyncGenerator[bytes, None]:
+    """Yield the content of a small object, for `put`."""
+    yield content
+
+
 class StorageBackend(ABC):
     """One place where archives are kept. Safe to use from many tasks of one event loop at once."""
 

@@ -7,13 +7,13 @@ that is lost, damaged or exchanged costs the slots in it and nothing else: the a
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
 from service.archive.parts import MAX_PART_BYTES, KeySlots
 from service.errors import CorruptArchive, SealError
-from storage_backends.base import ObjectNotFound, StorageBackend, StorageError
+from storage_backends.base import ObjectNotFound, StorageBackend, StorageError, one_piece
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ async def write_sidecar(target: StorageBackend, name: str, slots: Sequence[dict[
             f"there is no room for more key slots beside {name}",
             hint="Remove those that nobody needs with `deviceon-backup key remove`.",
         ) from error
-    await target.put(name + KEYS_SUFFIX, _once(content), overwrite=True)
+    await target.put(name + KEYS_SUFFIX, one_piece(content), overwrite=True)
 
 
 async def remove_sidecar(target: StorageBackend, name: str) -> None:
@@ -68,7 +68,3 @@ async def remove_sidecar(target: StorageBackend, name: str) -> None:
         await target.delete(name + KEYS_SUFFIX)
     except StorageError as error:
         log.warning("the key slots beside %s are left in %s: %s", name, target.url, error)
-
-
-async def _once(content: bytes) -> AsyncIterator[bytes]:
-    yield content

@@ -329,7 +329,10 @@ def test_without_an_installed_program_the_source_beside_is_run(copy: Path, tmp_p
     python = tmp_path / "bin/python3"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    result = recover(str(archive), script=copy, PATH=f"{tmp_path}/bin:{SYSTEM}", DEVICEON_BACKUP_SERVER_VERSION="1")
+    state = f"--state-dir={tmp_path / 'state'}"
+    result = recover(
+        str(archive), state, script=copy, PATH=f"{tmp_path}/bin:{SYSTEM}", DEVICEON_BACKUP_SERVER_VERSION="1"
+    )
     assert result.returncode == 6, result.stderr
 
 
