@@ -13,8 +13,10 @@ import pytest
 
 from demo.postgresql_server import PostgresqlServer
 from service.config_sources import PostgresqlSettings
-from service.errors import RestoreRefused, ServiceError, SourceUnavailable
-from service.sources.postgresql import PostgresqlRestorer, rows
+from service.errors import CorruptArchive, NotAuthentic, RestoreRefused, ServiceError, SourceUnavailable
+from service.pipeline.unpack import ArchiveReader
+from service.sources.base import StoredStream
+from service.sources.postgresql import PostgresqlRestorer, rows, tools
 from service.sources.postgresql.connect import connection_to
 from service.sources.postgresql.load import _copy_in
 from tests import app_database
@@ -197,3 +199,64 @@ async def test_an_archive_with_a_kind_of_stream_from_the_future_is_refused(
     with pytest.raises(RestoreRefused, match=r"cannot restore: postgresql\.large_objects"):
         await installation.restore(archive)
     await untouched(installation, before)
+
+
+async def test_large_objects_are_fed_to_pg_restore_only_when_all_of_them_are_what_was_archived(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Who knows an archive's key can exchange one chunk of a signed archive; it must not run before that shows.
+    server = installation.server
+    await server.execute(
+        "SELECT lo_from_bytea(0, string_agg(decode(md5(n::text), 'hex'), '')) FROM generate_series(1, 50000) AS n",
+        database="app",
+    )
+    archive = (await installation.backup()).name
+    await server.execute("CREATE DATABASE evil")
+    await server.execute(
+        """CREATE FUNCTION f() RETURNS bool LANGUAGE plpgsql
+               AS $$BEGIN COPY (SELECT 1) TO PROGRAM 'touch ran.1'; RETURN true; END$$;
+           CREATE TABLE t (x int CHECK (public.f())); INSERT INTO t VALUES (1)""",
+        database="evil",
+    )
+    dump = await evil_dump(installation)
+    await server.execute("DROP DATABASE evil")
+    genuine, readings = ArchiveReader.read, 0
+
+    async def exchanged(self: ArchiveReader, stream: StoredStream) -> AsyncGenerator[bytes, None]:
+        nonlocal readings
+        if stream.kind != "postgresql.large_objects":
+            async for piece in genuine(self, stream):
+                yield piece
+            return
+        assert stream.chunks > 1
+        readings += 1
+        if readings == honest:  # it is what it was the first time, and something else the second
+            async for piece in genuine(self, stream):
+                yield piece
+            return
+        yield dump
+        await asyncio.sleep(1)
+        raise CorruptArchive("the stream is not what the manifest says")
+
+    monkeypatch.setattr(ArchiveReader, "read", exchanged)
+    for honest in (0, 1):
+        readings = 0
+        before = await contents(installation)
+        with pytest.raises((CorruptArchive, NotAuthentic)):
+            await installation.restore(archive)
+        await untouched(installation, before)
+        [[ran]] = await server.fetch("SELECT count(*) FROM pg_ls_dir('.') AS name WHERE name = 'ran.2'")
+        assert ran == 0, honest
+    monkeypatch.setattr(ArchiveReader, "read", genuine)
+    await installation.restore(archive)
+
+
+async def evil_dump(installation: Installation) -> bytes:
+    """Return a dump of the database `evil` that leaves another trace when it is restored."""
+    settings = PostgresqlSettings.model_validate(installation.server.source_settings(), strict=False)
+    version = (await installation.server.fetch("SHOW server_version_num"))[0][0]
+    directory = tools.client_directory(settings, int(version))
+    argv = ["--format=custom", f"--dbname={tools.conninfo(settings, 'evil')}"]
+    async with tools.child(settings, directory / "pg_dump", argv) as process:
+        assert process.stdout is not None
+        return (await process.stdout.read()).replace(b"ran.1", b"ran.2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import IO, Any
 
 import asyncpg
 
+from service.blocking import run_in_thread
 from service.config_sources import PostgresqlSettings
-from service.errors import StageFailed
+from service.errors import NotAuthentic, StageFailed
 from service.progress import Progress
 from service.sources.base import Record, StoredSource, StoredStream, StreamReader
 from service.sources.postgresql import aside, catalog, roles, tools
@@ -174,6 +176,10 @@ async def create_database(connection: Connection, database: dict[str, Any], scra
     await connection.execute(" ".join(words))
 
 
+def _digest(piece: bytes) -> bytes:
+    return hashlib.sha256(piece).digest()
+
+
 class _Build:
     """Fills one scratch database from its streams."""
 
@@ -220,7 +226,7 @@ class _Build:
             with self._progress.part("large objects"):
                 for stream in self._large_objects:
                     await tools.restore_stream(
-                        self._settings, self._directory, self._scratch, self._read(stream), options=SCRATCH_OPTIONS
+                        self._settings, self._directory, self._scratch, self._proven(stream), options=SCRATCH_OPTIONS
                     )
             self._progress.say(f"Building indexes and constraints of database {self._database['name']}")
             with self._progress.part("indexes", quiet=True):
@@ -232,6 +238,28 @@ class _Build:
         async with contextlib.aclosing(self._reader.read(stream)) as pieces:
             async for piece in pieces:
                 self._progress.raw += len(piece)
+                yield piece
+
+    async def _proven(self, stream: StoredStream) -> AsyncGenerator[bytes, None]:
+        """Yield a stream's bytes after all of it was found to be what the manifest says.
+
+        pg_restore runs what it is fed as it comes. Who knows an archive's key can put another chunk in the place of
+        one, which shows at the end of the stream only; so a stream of several chunks is read twice.
+        """
+        digests: list[bytes] = []
+        if stream.chunks > 1:
+            async with contextlib.aclosing(self._reader.read(stream)) as pieces:
+                async for piece in pieces:
+                    digests.append(await run_in_thread(_digest, piece))
+                    self._progress.steps += 1
+        expected = iter(digests)
+        async with contextlib.aclosing(self._read(stream)) as pieces:
+            async for piece in pieces:
+                if digests and await run_in_thread(_digest, piece) != next(expected, b""):
+                    raise NotAuthentic(
+                        "the archive's large objects are not the same when they are read again",
+                        hint="The target gives different bytes for one archive. Use another copy of it.",
+                    )
                 yield piece
 
     def _connect(self) -> contextlib.AbstractAsyncContextManager[Connection]:
