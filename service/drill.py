@@ -278,6 +278,17 @@ async def _recover(config: ConfigFile, progress: Progress) -> list[str]:
     return settled
 
 
+async def tidy_before_restore(config: ConfigFile, progress: Progress) -> None:
+    """Drop what interrupted drills have left, so that nobody takes their roles for real ones; held up by nothing.
+
+    The caller holds the lock of the only job.
+    """
+    try:
+        await _recover(config, progress)
+    except ServiceError as error:
+        progress.say(f"Left for later: {error}")
+
+
 async def recover(config: ConfigFile, *, progress: Progress) -> list[str]:
     """Drop what interrupted drills have left. Returns the archives concerned. Raises JobRefused, NotTidied."""
     if not journals(config.state_dir, folder=UNFINISHED):

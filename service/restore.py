@@ -19,6 +19,7 @@ from service.backup import utc_now
 from service.blocking import run_in_thread
 from service.catalog import opened
 from service.config import Config, ConfigFile
+from service.drill import tidy_before_restore
 from service.errors import (
     HookFailed,
     JobRefused,
@@ -82,6 +83,7 @@ async def restore(
     with only_job(config.state_dir, "a restore"):
         await _recover(config, progress)
         _require_settled(config)
+        await tidy_before_restore(config, progress)
         async with opened(config, archive) as reader:
             progress.begin("plan", f"Checking what restoring {archive} would do")
             plan = await plan_for(config, reader, archive, select=select)

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from demo.postgresql_server import PostgresqlServer
+from service import drill as drill_module
+from service.config_drill import DrillSettings
 from service.errors import SourceError
 from service.journal import journals
+from service.ledger import NoLedger
 from service.progress import Progress
 from service.restore import restore
 from service.restore_plan import plan_restore
@@ -123,6 +126,74 @@ async def test_a_database_brings_the_missing_roles_that_it_needs_and_no_others(i
     assert any("no restored database needs: bystander" in said for said in installation.said)
     await installation.rollback()
     assert await state(installation) == before
+
+
+async def test_roles_that_somebody_else_had_granted_come_back_where_that_one_is_not_known(
+    installation: Installation,
+) -> None:
+    server = installation.server
+    await server.execute(
+        """CREATE ROLE chief SUPERUSER;
+           SET ROLE chief;
+           GRANT app_reader TO app_owner;
+           GRANT SET ON PARAMETER log_statement TO app_owner;
+           RESET ROLE"""
+    )
+    archive = (await installation.backup()).name
+    for name in ("app", "other"):
+        await server.execute("DROP OWNED BY app_owner, app_reader", database=name)
+    await server.execute("DROP OWNED BY app_owner, chief; DROP ROLE app_owner, app_reader, chief")
+    before = await state_of_roles(server)
+    await restored(installation, archive, databases=("app",))
+    after = await state_of_roles(server)
+    assert after - before == {"app_owner", "app_reader"}, "nobody needs the one who granted"
+    granted = await server.fetch(
+        "SELECT pg_has_role('app_owner', 'app_reader', 'USAGE'),"
+        " has_parameter_privilege('app_owner', 'log_statement', 'SET')"
+    )
+    assert list(granted[0]) == [True, True]
+    await installation.rollback()
+    assert await state_of_roles(server) == before
+
+
+@pytest.mark.parametrize("said", [{}, {"databases": ("app",)}])
+async def test_what_a_killed_drill_left_is_neither_taken_for_the_real_thing_nor_dropped_with_it_later(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]
+) -> None:
+    """It leaves roles that nobody can log in with; what a restore has made of them since is not the drill's any more."""
+    then = await state(installation)
+    config = installation.config.model_copy(update={"drill": DrillSettings(min_free_share=0)})
+    archive = (await installation.backup()).name
+    for statement in ("DROP DATABASE app", "DROP DATABASE other", "DROP ROLE app_login, app_reader, app_owner"):
+        await installation.server.execute(statement)
+    real = drill_module._dropped
+
+    async def killed(*_: Any) -> None:
+        raise drill_module.NotTidied("killed")
+
+    monkeypatch.setattr(drill_module, "_dropped", killed)
+    with pytest.raises(drill_module.NotTidied):
+        await drill_module.drill(config, archive, progress=Progress(), ledger=NoLedger())
+    if not said:  # the server of the drill is away: the restore goes on all the same
+        await restored(installation, archive, **said)
+    monkeypatch.setattr(drill_module, "_dropped", real)
+    if said:
+        await restored(installation, archive, **said)
+        assert "app_login" not in await state_of_roles(installation.server)
+    else:
+        assert drill_module.unfinished(config)
+    await installation.commit()
+    after = await state(installation)
+    await drill_module.recover(config, progress=Progress())
+    assert not drill_module.unfinished(config)
+    assert not [name for name in await installation.databases() if "__" in name]
+    assert await state(installation) == after
+    if not said:
+        assert after == then
+
+
+async def state_of_roles(server: PostgresqlServer) -> set[str]:
+    return {row[0] for row in await server.fetch("SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_'")}
 
 
 @pytest.mark.parametrize(

@@ -195,10 +195,26 @@ def test_of_single_roles_only_these_and_their_memberships_with_present_ones_are_
     )
     assert only(wanted, ["made"], ["there"]) == cluster(
         role("made"),
-        memberships=[membership("made", "there")],
+        memberships=[membership("made", "there", grantor=None)],
         settings=[{"role": "made", "settings": ["b=2"]}],
-        parameters=[parameter("work_mem", "made")],
+        parameters=[parameter("work_mem", "made", grantor=None)],
     )
+
+
+def test_a_grantor_is_named_only_where_it_is_one_of_the_roles_that_are_made() -> None:
+    wanted = cluster(
+        role("made"),
+        role("chief"),
+        memberships=[membership("made", "there", grantor="chief")],
+        parameters=[parameter("work_mem", "made", grantor="chief")],
+    )
+    now = cluster(role("there"))
+    alone = statements(only(wanted, ["made"], ["there", "chief"]), now, keep=[], everybody=False)
+    assert 'GRANT "made" TO "there"' in alone
+    assert not [statement for statement in alone if "chief" in statement]
+    both = statements(only(wanted, ["made", "chief"], ["there"]), now, keep=[], everybody=False)
+    assert 'GRANT "made" TO "there" GRANTED BY "chief"' in both
+    assert 'SET LOCAL ROLE "chief"' in both
 
 
 def test_nothing_that_holds_for_everybody_changes_when_single_roles_are_restored() -> None:

@@ -33,6 +33,21 @@ async def keep_needed(
     return [name for name in sorted(made) if name in needed or not await drop_role(connection, name)]
 
 
+_AS_MADE = """
+    SELECT NOT (r.rolcanlogin OR r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls)
+       AND a.rolpassword IS NULL
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m WHERE r.oid IN (m.roleid, m.member))
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_db_role_setting s WHERE s.setrole = r.oid)
+    FROM pg_catalog.pg_roles r JOIN pg_catalog.pg_authid a USING (oid) WHERE r.rolname = $1
+"""
+
+
+async def drop_untouched_role(connection: Connection, name: str) -> None:
+    """Drop a role that was made with nothing but its name, unless somebody has made more of it since."""
+    if await connection.fetchval(_AS_MADE, name):
+        await drop_role(connection, name)
+
+
 async def drop_role(connection: Connection, name: str) -> bool:
     """Drop a role, and tell whether it is gone: one that something has come to depend on stays."""
     try:
@@ -43,7 +58,11 @@ async def drop_role(connection: Connection, name: str) -> bool:
 
 
 def only(wanted: Globals, names: Iterable[str], present: Iterable[str]) -> Globals:
-    """Return what the archive says of the roles `names` alone; memberships only with roles that are `present`, too."""
+    """Return what the archive says of the roles `names` alone; memberships only with roles that are `present`, too.
+
+    Who had granted something may not be here, or not be one who may grant: unless it is one of `names`, it is left out
+    (None), and whoever restores grants instead.
+    """
     mine = set(names)
     known = mine | set(present)
 
@@ -51,9 +70,12 @@ def only(wanted: Globals, names: Iterable[str], present: Iterable[str]) -> Globa
         ends = {row["role"], row["member"]}
         return bool(ends & mine) and all(name in known or name.startswith("pg_") for name in ends)
 
+    def granted(row: dict[str, Any]) -> dict[str, Any]:
+        return row if row["grantor"] in mine else {**row, "grantor": None}
+
     return {
         "roles": [role for role in wanted["roles"] if role["name"] in mine],
-        "memberships": [row for row in wanted["memberships"] if joins(row)],
+        "memberships": [granted(row) for row in wanted["memberships"] if joins(row)],
         "settings": [row for row in wanted["settings"] if row["role"] in mine],
-        "parameters": [row for row in wanted["parameters"] if row["grantee"] in mine],
+        "parameters": [granted(row) for row in wanted["parameters"] if row["grantee"] in mine],
     }

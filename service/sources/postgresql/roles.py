@@ -192,7 +192,8 @@ def _parameter_privileges(
         if row not in current:
             option = " WITH GRANT OPTION" if row["grantable"] else ""
             grant = f"GRANT {words(row)} TO {grantee(row)}{option}"
-            result += [f"SET LOCAL ROLE {quote_identifier(row['grantor'])}", grant, "RESET ROLE"]
+            by = row["grantor"]
+            result += [grant] if by is None else [f"SET LOCAL ROLE {quote_identifier(by)}", grant, "RESET ROLE"]
     return result
 
 
@@ -243,8 +244,8 @@ def _grant(row: dict[str, Any]) -> str:
     elif row["admin"]:
         options = ["ADMIN OPTION"]
     with_options = f" WITH {', '.join(options).upper()}" if options else ""
-    # "unknown (OID=...)": the grantor was dropped since; the present role grants instead
-    known = not row["grantor"].startswith("unknown (OID=")
+    # None or "unknown (OID=...)": the grantor is not here or was dropped since; the present role grants instead
+    known = row["grantor"] is not None and not row["grantor"].startswith("unknown (OID=")
     granted_by = f" GRANTED BY {quote_identifier(row['grantor'])}" if known else ""
     return f"GRANT {quote_identifier(row['role'])} TO {quote_identifier(row['member'])}{with_options}{granted_by}"
 

@@ -16,7 +16,7 @@ from service.errors import SourceError, SwapFailed
 from service.sources.base import Record
 from service.sources.postgresql import aside, roles
 from service.sources.postgresql.connect import Connection, connection_to, errors_as_source, quote_identifier
-from service.sources.postgresql.needed import drop_role
+from service.sources.postgresql.needed import drop_role, drop_untouched_role
 
 _DISCONNECT_SECONDS = 30.0
 
@@ -74,8 +74,11 @@ async def undo(settings: PostgresqlSettings, record: Record) -> None:
             await _open_to_sessions(connection, opened)
             for entry in entries:
                 await connection.execute(f"DROP DATABASE IF EXISTS {quote_identifier(entry['scratch'])} WITH (FORCE)")
+            # Before the exchange nobody has made more of these roles than their names: what has more by now is somebody
+            # else's, such as a later restore's. One that others have come to use stays in any case; it harms nobody.
+            drop = drop_role if record.get("exchanging") else drop_untouched_role
             for name in record["roles_created"]:
-                await drop_role(connection, name)  # one that others have come to use stays; it harms nobody
+                await drop(connection, name)
 
 
 async def _move_back(connection: Connection, record: Record, now: dict[int, str]) -> None:
