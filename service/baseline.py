@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from service.backup import BackupResult
-from service.catalog import HOLD_SUFFIX, archive_at, list_archives
+from service.catalog import HOLD_SUFFIX, CatalogEntry, archive_at, list_archives
 from service.config import Config
-from service.errors import JobRefused, NotFound, ServiceError
+from service.errors import ConfigError, JobRefused, NotFound, ServiceError
 from service.holding import Hold, hold, read_hold, release
 from service.ledger import Ledger
 from service.progress import Progress
@@ -37,45 +37,55 @@ class Baseline:
     since: datetime | None
     """When it became the baseline."""
     targets: list[str]
-    """The targets that hold it."""
+    """The targets that hold it, those where it is known to be damaged last."""
     superseded: list[str] = field(default_factory=list)
     """Older archives that are still held as a baseline; the next one that replaces it releases them."""
 
 
 async def find_baseline(config: Config, ledger: Ledger) -> Baseline | None:
     """Return the baseline; None when there is none. Raises StorageError when it may be in a target out of reach."""
-    found: dict[str, Baseline] = {}
-    numbers: dict[str, int] = {}
+    copies: dict[str, list[_Copy]] = {}
     problems: list[StorageError] = []
     for one in config.each():
         try:
             async with open_target(one.target.url, one.target.options()) as target:
                 held = await _held_as_baseline(target)
                 for entry in await list_archives(target, ledger, only=held) if held else ():
-                    numbers[entry.name] = entry.seq or 0
-                    if entry.name in found:
-                        found[entry.name].targets.append(target.url)
-                        continue
-                    found[entry.name] = Baseline(
-                        archive=entry.name,
-                        created=entry.created,
-                        server_version=entry.server_version,
-                        size=entry.size,
-                        raw_bytes=entry.raw_bytes,
-                        fingerprint=entry.fingerprint,
-                        evidence=entry.evidence,
-                        since=held[entry.name].since,
-                        targets=[target.url],
-                    )
+                    copies.setdefault(entry.name, []).append(_Copy(target.url, entry, held[entry.name].since))
         except StorageError as error:
             problems.append(error)
-    if not found:
+    if not copies:
         if problems:
             raise problems[0]
         return None
-    newest = max(found, key=lambda name: (numbers[name], name))
-    found[newest].superseded.extend(sorted(found.keys() - {newest}))
-    return found[newest]
+    newest = max(copies, key=lambda name: (max(copy.entry.seq or 0 for copy in copies[name]), name))
+    found = sorted(copies[newest], key=lambda copy: copy.damaged)
+    entry = found[0].entry
+    return Baseline(
+        archive=newest,
+        created=entry.created,
+        server_version=entry.server_version,
+        size=entry.size,
+        raw_bytes=entry.raw_bytes,
+        fingerprint=entry.fingerprint,
+        evidence=entry.evidence,
+        since=found[0].since,
+        targets=[copy.target for copy in found],
+        superseded=sorted(copies.keys() - {newest}),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A held archive in one target."""
+
+    target: str
+    entry: CatalogEntry
+    since: datetime | None
+
+    @property
+    def damaged(self) -> bool:
+        return self.entry.problem is not None or self.entry.evidence == "damaged"
 
 
 async def _held_as_baseline(target: StorageBackend) -> dict[str, Hold]:
@@ -135,6 +145,15 @@ async def make_baseline(
     return problems
 
 
+def refuse_reason(reason: str) -> None:
+    """Raise ConfigError when a person's reason for a hold would make the archive the baseline."""
+    if reason == BASELINE:
+        raise ConfigError(
+            f"the reason {BASELINE!r} is what makes an archive the baseline",
+            hint="Say another one, or take a baseline: `deviceon-backup baseline --replace`.",
+        )
+
+
 async def refuse_baseline(config: Config, name: str, ledger: Ledger) -> None:
     """Raise JobRefused when an archive is the baseline: its hold is not for a person to change."""
     baseline = await find_baseline(config, ledger)
@@ -146,7 +165,7 @@ async def refuse_baseline(config: Config, name: str, ledger: Ledger) -> None:
 
 
 def named(config: Config, baseline: Baseline) -> str:
-    """Return the baseline as recipes take an archive: in the first target that holds it."""
-    held_in = {url.rstrip("/") for url in baseline.targets}
-    url = next(one.target.url for one in config.each() if one.target.url.rstrip("/") in held_in)
+    """Return the baseline as recipes take an archive: in the first target that holds it, and whole, as far as known."""
+    first = baseline.targets[0].rstrip("/")
+    url = next(one.target.url for one in config.each() if one.target.url.rstrip("/") == first)
     return archive_at(config, baseline.archive, None if url == config.target.url else url)

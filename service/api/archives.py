@@ -12,7 +12,7 @@ from service.api.views import (
     Done,
     Inspection,
 )
-from service.baseline import refuse_baseline
+from service.baseline import refuse_baseline, refuse_reason
 from service.catalog import archive_at, list_archives, opened, origin_proven
 from service.errors import SealError
 from service.holding import hold, release
@@ -70,6 +70,7 @@ class ArchiveMethods(Family):
         """Hold an archive: it is removed neither by retention nor by hand."""
 
         async def do() -> Done:
+            refuse_reason(params.reason)
             await refuse_baseline(self.context.config(), params.archive, self.context.ledger)
             await hold(
                 self.context.chosen(params),

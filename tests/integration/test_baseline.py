@@ -11,9 +11,10 @@ import pytest
 from service import baseline as module
 from service.app import App
 from service.baseline import BASELINE, find_baseline
-from service.catalog import HOLD_SUFFIX
+from service.catalog import HOLD_SUFFIX, opened
 from service.errors import JobRefused
 from service.holding import hold, release
+from service.ledger import NoLedger
 from service.progress import Progress
 from service.rpc.codec import RpcError
 from storage_backends.base import TargetUnavailable
@@ -176,3 +177,33 @@ async def test_over_the_socket_everybody_may_look_and_admins_may_take(place: Pla
     found_name = (await taken(place, app))["result"]["name"]
     found = await app.api.call("baseline.get", {}, READER)
     assert (found["archive"], found["evidence"]) == (found_name, "verified")
+
+
+async def test_a_damaged_copy_neither_hides_the_baseline_nor_is_restored_while_there_is_another(
+    place: Place, app: App
+) -> None:
+    first = (await taken(place, app))["result"]["name"]
+    kept = (place.target / first).read_bytes(), (place.root / "copies" / first).read_bytes()
+    second = (await taken(place, app, replace=True))["result"]["name"]
+    for directory, content in zip((place.target, place.root / "copies"), kept, strict=True):  # two are held
+        (directory / first).write_bytes(content)
+    await hold(place.config, first, reason=BASELINE, by="baseline", now=place.clock(), ledger=app.archives)
+    good = (place.target / second).read_bytes()
+    for damaged, whole in ((place.target, place.root / "copies"), (place.root / "copies", place.target)):
+        (whole / second).write_bytes(good)
+        (damaged / second).write_bytes(b"no archive")
+        found = await find_baseline(place.config, NoLedger())
+        assert found is not None
+        assert (found.archive, found.superseded) == (second, [first])
+        assert found.created is not None, "what the whole copy says"
+        assert found.targets[0].rstrip("/").endswith(whole.name), found.targets
+        async with opened(place.config, module.named(place.config, found)):
+            pass
+
+
+async def test_nobody_makes_another_archive_the_baseline_by_holding_it(place: Place, app: App) -> None:
+    name = (await taken(place, app))["result"]["name"]
+    other = await place.backup(app.archives)
+    with pytest.raises(RpcError, match="baseline"):
+        await app.api.call("archive.hold", {"archive": other, "reason": "baseline"}, ADMIN)
+    assert await name_of(place, app) == name

@@ -160,7 +160,7 @@ async def test_roles_that_somebody_else_had_granted_come_back_where_that_one_is_
 async def test_what_a_killed_drill_left_is_neither_taken_for_the_real_thing_nor_dropped_with_it_later(
     installation: Installation, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]
 ) -> None:
-    """It leaves roles that nobody can log in with; what a restore has made of them since is not the drill's any more."""
+    """It leaves roles that are names alone; what a restore has made of them since is not the drill's any more."""
     then = await state(installation)
     config = installation.config.model_copy(update={"drill": DrillSettings(min_free_share=0)})
     archive = (await installation.backup()).name
