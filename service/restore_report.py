@@ -19,6 +19,7 @@ from service.journal import Journal
 from service.pipeline.unpack import ArchiveReader
 from service.restore_plan import RestorePlan
 from service.sources import mongodb
+from service.selection import databases_of
 from service.sources.base import PlanItem, StoredSource
 from service.sources.directories import decode_path
 from service.state_directory import prepare, replace_file
@@ -162,7 +163,7 @@ def attention(
     """Return what somebody has to know or do, the most pressing first."""
     found = [*_secrets(hardware, hooks)]
     servers = [source for source in wanted if source.type == "postgresql"]
-    if servers:
+    if databases_of(servers):
         found.append(_apart(snapshot, written, now))
     found += [
         Attention(

@@ -84,7 +84,10 @@ class Selection:
         if self.databases:
             wanted = [name for name in databases_of([source]) if name in self.databases]
             return _narrowed(source, wanted) if wanted else None
-        return _narrowed(source, databases_of([source])) if self.only == "databases" else source
+        if self.only == "databases":
+            every = databases_of([source])
+            return _narrowed(source, every) if every else None  # a part without databases is the roles
+        return source
 
 
 EVERYTHING = Selection()

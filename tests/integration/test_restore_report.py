@@ -140,7 +140,7 @@ async def test_a_report_that_cannot_be_written_does_not_undo_the_restore(
 
 
 def told(*, superuser: bool = True, **changes: Any) -> list[Attention]:
-    facts = {"server": {"superuser": superuser}}
+    facts = {"server": {"superuser": superuser}, "databases": [{"name": "app"}]}
     values: dict[str, Any] = {
         "wanted": [StoredSource(name="pg", type="postgresql", facts=facts, streams=())],
         "snapshot": SNAPSHOT,
@@ -167,7 +167,11 @@ def test_it_says_how_far_mongodb_and_the_restored_databases_are_apart() -> None:
     before = found("MONGODB_APART", told(written=SNAPSHOT - timedelta(days=1)))
     assert ", 0 minutes later" in before.message
     tree = StoredSource(name="etc", type="tree", facts={}, streams=())
-    assert "MONGODB_APART" not in [each.code for each in told(wanted=[tree])], "no database was restored"
+    roles = StoredSource(
+        name="pg", type="postgresql", facts={"server": {"superuser": True}, "databases": []}, streams=(), whole=False
+    )
+    for part in (tree, roles):
+        assert "MONGODB_APART" not in [each.code for each in told(wanted=[part])], "no database was restored"
 
 
 def test_it_tells_each_thing_that_somebody_has_to_know() -> None:

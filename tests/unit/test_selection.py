@@ -96,6 +96,14 @@ def test_databases_and_another_kind_contradict_each_other() -> None:
         wanted(databases=("app",), only="roles")
 
 
+def test_a_server_without_databases_has_nothing_of_that_kind() -> None:
+    """No databases are how a part says that it is the roles."""
+    assert wanted([server("empty"), SERVER], only="databases") == {"main": ["app", "other", "roles"]}
+    with pytest.raises(NotInArchive, match="nothing of the kind databases"):
+        wanted([server("empty")], only="databases")
+    assert wanted([server("empty")], only="roles") == {"empty": []}
+
+
 def test_the_parameters_of_a_request_are_read_back() -> None:
     said = Selection(sources=("main",), databases=("app",), only="databases")
     assert Selection.of_params(said.as_params()) == said
