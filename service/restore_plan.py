@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -153,7 +154,9 @@ async def plan_for(
     rooms: list[Room] = []
     for stored in wanted:
         try:
-            restorer = sources.restorer(sources.settings_for(config, stored), preserve)
+            settings = sources.settings_for(config, stored)
+            _require_meant(stored, settings.name, wanted, reader.sources())
+            restorer = sources.restorer(settings, preserve)
         except ConfigError as error:
             plan.obstacles.append(Obstacle("SOURCE_NOT_CONFIGURED", str(error), error.hint))
             continue
@@ -255,6 +258,26 @@ def _origin_not_proven(reader: ArchiveReader) -> Obstacle:
         "Name the signer of the recovery kit (--signer, or sealing.trusted_signers) when it is the one above; allow"
         " ORIGIN_NOT_PROVEN if you know where this archive comes from.",
     )
+
+
+def _require_meant(
+    stored: StoredSource, name: str, wanted: Sequence[StoredSource], every: Sequence[StoredSource]
+) -> None:
+    """Raise ConfigError when databases would go to a server (`name`) that is, or may be, another of the archive's.
+
+    The only server of a configuration may have another name than in the archive, but stands for one server alone.
+    """
+    if stored.type != "postgresql" or stored.name == name:
+        return
+    servers = [each for each in every if each.type == "postgresql"]
+    taken = any(each.name == name for each in servers)
+    if taken or len([each for each in wanted if each.type == "postgresql"]) > 1:
+        raise ConfigError(
+            f"the archive has the PostgreSQL servers {', '.join(repr(each.name) for each in servers)}, and the"
+            f" configuration does not say which one {stored.name!r} is",
+            hint="Add it to `sources` under that name with the connection settings of the server to restore into, or"
+            " restore the others alone (--source).",
+        )
 
 
 def _unknown_kinds(stored: StoredSource, restorer: Restorer) -> list[Obstacle]:

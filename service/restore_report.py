@@ -18,8 +18,8 @@ from service.config_restore import RestoreHooks
 from service.journal import Journal
 from service.pipeline.unpack import ArchiveReader
 from service.restore_plan import RestorePlan
-from service.sources import mongodb
 from service.selection import databases_of
+from service.sources import mongodb
 from service.sources.base import PlanItem, StoredSource
 from service.sources.directories import decode_path
 from service.state_directory import prepare, replace_file

@@ -10,7 +10,7 @@ import pytest
 from demo.postgresql_server import PostgresqlServer
 from service import drill as drill_module
 from service.config_drill import DrillSettings
-from service.errors import SourceError
+from service.errors import RestoreRefused, SourceError
 from service.journal import journals
 from service.ledger import NoLedger
 from service.progress import Progress
@@ -298,3 +298,29 @@ async def test_what_the_archive_does_not_have_is_refused_before_anything_is_touc
         await restored(installation, archive, databases=("nothing", "app"))
     assert "app, other" in caught.value.hint
     assert journals(installation.config.state_dir) == []
+
+
+async def test_another_servers_databases_are_never_taken_to_the_only_one_that_is_configured(
+    installation: Installation,
+) -> None:
+    """Both have databases of the same names, for all that anybody knows."""
+    settings = installation.server.source_settings
+    installation.source, trees = {"name": "one", "include": ["app"]}, installation.more_sources
+    installation.more_sources = [settings(name="two", include=["other"]), *trees]
+    archive = (await installation.backup()).name
+    before = await state(installation)
+    installation.more_sources = trees
+    for said in ({}, {"sources": ("two",)}, {"databases": ("other",)}):
+        plan = await plan_restore(installation.config, archive, select=Selection(**said))
+        [told] = [each for each in plan.obstacles if each.code == "SOURCE_NOT_CONFIGURED"]
+        assert "'two'" in told.message
+        with pytest.raises(RestoreRefused, match="'two'"):
+            await restored(installation, archive, **said)
+    await restored(installation, archive, sources=("one",))
+    await installation.rollback()
+    installation.source = {"name": "new", "include": ["app"]}
+    with pytest.raises(RestoreRefused, match="'two'"):
+        await restored(installation, archive)
+    await restored(installation, archive, sources=("two",))  # somebody said which one the only server is
+    await installation.rollback()
+    assert await state(installation) == before
