@@ -310,7 +310,8 @@ async def test_another_servers_databases_are_never_taken_to_the_only_one_that_is
     archive = (await installation.backup()).name
     before = await state(installation)
     installation.more_sources = trees
-    for said in ({}, {"sources": ("two",)}, {"databases": ("other",)}):
+    unclear: list[dict[str, Any]] = [{}, {"sources": ("two",)}, {"databases": ("other",)}]
+    for said in unclear:
         plan = await plan_restore(installation.config, archive, select=Selection(**said))
         [told] = [each for each in plan.obstacles if each.code == "SOURCE_NOT_CONFIGURED"]
         assert "'two'" in told.message
