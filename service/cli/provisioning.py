@@ -16,10 +16,12 @@ from service.cli.failures import result_of
 from service.cli.options import Shared, emit, json_option, shared_options
 from service.cli.running import run
 from service.cli.unlocking import recovery_of, recovery_options
-from service.errors import ConfigError
+from service.errors import ConfigError, ServiceError
 from service.terminal import plain, reporting
 
 GENERATED = ("identity", "passphrase")
+_UNKNOWN = frozenset({"CONNECTION_LOST", "NO_ANSWER", "INTERNAL_ERROR"})
+"""Codes after which it is not known whether the service did what it was asked to."""
 
 
 @click.command()
@@ -202,15 +204,25 @@ def _opened(key: Any, file: str) -> str:
 
 @contextlib.contextmanager
 def _noted_first(path: Path | None, secret: str | None) -> Iterator[None]:
-    """Have a secret that is wanted in the kit on the disk before archives are sealed for it."""
+    """Have a secret that is wanted in the kit on the disk before archives are sealed for it.
+
+    It is removed again only when that was surely refused: nobody can tell the secret a second time.
+    """
     if path is None or secret is None:
         yield
         return
     _write(path, f"{secret}\n", os.O_EXCL)
     try:
         yield
-    except BaseException:
-        path.unlink(missing_ok=True)
+    except BaseException as error:
+        if isinstance(error, ServiceError) and error.code not in _UNKNOWN:
+            path.unlink(missing_ok=True)
+        else:
+            click.echo(
+                f"The recovery key is in {path}: keep it until `provision --show` tells that archives are not sealed"
+                " for it.",
+                err=True,
+            )
         raise
 
 
@@ -222,7 +234,8 @@ def _write_kit(path: Path, facts: dict[str, Any], secret: str | None) -> None:
     kit = Kit(**facts | {"created": datetime.fromisoformat(facts["created"])})
     content = page(kit, secret) if path.suffix.lower() in (".html", ".htm") else text(kit, secret)
     unfinished = path.with_name(f".{path.name}.part")
-    _write(unfinished, content, os.O_TRUNC)
+    unfinished.unlink(missing_ok=True)  # what somebody has put there must not get the secret
+    _write(unfinished, content, os.O_EXCL)
     unfinished.replace(path)
     click.echo(f"The recovery kit is in {path}{', with the recovery key' if secret else ''}", err=True)
 

@@ -17,6 +17,8 @@ import yaml
 
 from demo.software_tpm import SoftwareTpm
 from service.catalog import verify
+from service.cli import provisioning
+from service.client import ConnectionLost, NoAnswer, RemoteError
 from service.errors import ConfigError, JobRefused, SealError, TpmChanged
 from service.ledger import NoLedger
 from service.progress import Progress
@@ -260,3 +262,35 @@ def test_a_script_proves_its_recipient_with_the_key_file_and_restores_elsewhere(
     listed = ran(command, "key", "list", "--json")
     slots = json.loads(listed.stdout)["archives"][0]["slots"]
     assert [(slot["type"], slot["place"]) for slot in slots][2:] == [("tpm2", "beside")]
+
+
+@pytest.mark.parametrize(
+    ("problem", "kept"),
+    [
+        (NotProven("the answer is wrong"), False),
+        (RemoteError("refused", {"code": "JOB_REFUSED"}), False),
+        (RemoteError("it has a fault", {"code": "INTERNAL_ERROR"}), True),
+        (ConnectionLost("the service went away"), True),
+        (NoAnswer("no answer came"), True),
+        (KeyboardInterrupt(), True),
+    ],
+)
+def test_a_generated_key_is_kept_unless_provisioning_was_surely_refused(
+    problem: BaseException, kept: bool, tmp_path: Path
+) -> None:
+    kit = tmp_path / "kit.txt"
+    with pytest.raises(type(problem)), provisioning._noted_first(kit, "the secret"):
+        raise problem
+    assert kit.exists() == kept
+
+
+def test_a_kit_is_written_into_no_file_that_somebody_else_has_prepared(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.touch(0o644)
+    (tmp_path / ".kit.txt.part").symlink_to(theirs)
+    facts = dict.fromkeys(("server", "tpm", "signer")) | {"created": START.isoformat(), "passphrase": False}
+    facts |= {"server": "a server", "tpm": "a TPM", "recipients": [], "targets": []}
+    provisioning._write_kit(tmp_path / "kit.txt", facts, "the secret")
+    assert theirs.read_text() == ""
+    assert "the secret" in (tmp_path / "kit.txt").read_text()
+    assert (tmp_path / "kit.txt").stat().st_mode & 0o777 == 0o600
