@@ -21,6 +21,7 @@ from service.keys import identities, sealer, sign_archive
 from service.ledger import Ledger, NoLedger
 from service.pipeline.pack import Packed, pack
 from service.progress import Progress
+from service.recovery_choice import recovery_choice
 from service.sealing.at_hand import KeyAtHand
 from service.sealing.slots import Identity
 from service.sealing.suite import SUITE, ArchiveKeys
@@ -100,12 +101,12 @@ async def backup(
                 progress=progress,
                 clock=clock,
                 tool_version=version("deviceon-backup"),
-                sign=partial(sign_archive, config) if keys else None,
+                sign=partial(sign_archive, config, progress.warn) if keys else None,
             )
         await views.aclose()  # let the databases go before the archive is read back
         await targets.read_back(header.name, lambda: at_hand or identities(config), progress)
     seconds = (clock() - started).total_seconds()
-    return _result(config.target.url, header.name, packed, targets.outcomes, seconds, progress.end())
+    return _result(config.target.url, header.name, packed, targets.outcomes, seconds, progress.end(), progress.warnings)
 
 
 def _size_last_time(targets: Targets) -> int:
@@ -129,6 +130,12 @@ async def _seal(
         progress.begin("seal", f"Sealing the archive's key to {seal_for.fingerprint}")
         data_key = os.urandom(32)
         slots = KeySlots(slots=[dict(slot) for slot in await seal_for.wrap(data_key, archive_id)])
+        before = next((entry.sealing for entry in reversed(targets.archives) if entry.problem is None), None)
+        if seal_for.kinds == "tpm" and before == "tpm+age" and not recovery_choice(config).decided:
+            progress.warn(
+                "The archive opens on this TPM only, and the one before it opens with a recovery key too: nobody has"
+                " chosen to go on without one. Run `deviceon-backup provision`."
+            )
         if seal_for.asks_for_pin:
             at_hand = [KeyAtHand(data_key, slots.slots)]
         commit = ArchiveKeys(data_key, archive_id=archive_id, header=None).commit.hex()
@@ -163,7 +170,13 @@ async def _free_minute(targets: Targets, progress: Progress, clock: Clock) -> da
 
 
 def _result(
-    url: str, name: str, packed: Packed, outcomes: list[Outcome], seconds: float, stages: dict[str, float]
+    url: str,
+    name: str,
+    packed: Packed,
+    outcomes: list[Outcome],
+    seconds: float,
+    stages: dict[str, float],
+    warnings: list[str],
 ) -> BackupResult:
     streams = packed.manifest.streams
     return BackupResult(
@@ -176,7 +189,7 @@ def _result(
         compression_level=packed.level,
         seconds=seconds,
         stages=stages,
-        warnings=list(packed.manifest.warnings),
+        warnings=[*packed.manifest.warnings, *warnings],
         excluded=[dict(item) for item in packed.manifest.excluded],
         targets=outcomes,
     )

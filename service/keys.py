@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,13 +84,16 @@ async def signer(config: ConfigFile) -> TpmSigner | None:
     return await tpm.open_signer(gate, await _pinned(config, gate), config.state_dir / "tpm-signing-key.json")
 
 
-async def sign_archive(config: Config, purpose: str, message: bytes) -> tuple[bytes, bytes] | None:
-    """Return this machine's public key and signature of an archive; None when it cannot sign, which is logged."""
+async def sign_archive(
+    config: Config, warn: Callable[[str], None], purpose: str, message: bytes
+) -> tuple[bytes, bytes] | None:
+    """Return this machine's public key and signature of an archive; None when it cannot sign, which is warned of."""
     try:
         signs = await signer(config)
         return None if signs is None else (signs.public_key, await signs.sign(purpose, message))
     except SealError as error:
         log.warning("the archive is not signed: %s", error)
+        warn(f"The archive is not signed, so it proves its origin on this TPM only: {error}. {error.hint}")
         return None
 
 

@@ -335,7 +335,7 @@ class _Service:
             (job.params.get("target"), job.params.get("archive"))
             for job in await self.app.history.jobs(limit=500, kinds=["verify"])
             if job.state == "succeeded"
-            or str((job.error or {}).get("code")).startswith(("ARCHIVE", "SEAL", "TPM_WRONG"))
+            or str((job.error or {}).get("code")).startswith(("ARCHIVE", "SEAL", "TPM_WRONG", "TPM_CLEARED"))
         }
         for one in self.app.config().each():
             url = one.target.url

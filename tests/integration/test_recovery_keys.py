@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from demo.software_tpm import SoftwareTpm
 from service.archive.parts import Manifest
+from service.backup import backup
 from service.catalog import opened, origin_proven, verify
 from service.config import Config
 from service.errors import DamagedSlot, NoMatchingIdentity, NotAuthentic, RestoreRefused, SealError
@@ -290,3 +292,25 @@ async def test_no_repr_shows_a_recovery_key() -> None:
     key = recovery_key(identity, passphrase="the passphrase")
     assert identity not in repr(key) + repr(Opening(recovery=key)) + repr(replace(key)) + repr(age.AgeIdentity(key))
     assert "the passphrase" not in repr(key) + repr(Opening(recovery=key))
+
+
+async def test_a_backup_that_is_weaker_than_the_one_before_says_so(software_tpm: SoftwareTpm, tmp_path: Path) -> None:
+    here = place(tmp_path / "here", software_tpm.tcti)
+    save_choice(here.state_dir, ChosenRecovery(recipients=[age.generate()[1]]))
+
+    async def warnings() -> list[str]:
+        here.clock.now += timedelta(days=1)
+        return (await backup(here.config, progress=Progress(), clock=here.clock)).warnings
+
+    assert await warnings() == []
+    (here.state_dir / "recovery.json").unlink()
+    (told,) = await warnings()
+    assert "opens on this TPM only" in told
+    save_choice(here.state_dir, ChosenRecovery(recipients=[age.generate()[1]]))
+    (here.state_dir / "tpm-signing-key.json").write_text("{}")
+    (told,) = await warnings()
+    assert "not signed" in told
+    assert "tpm-signing-key.json" in told
+    save_choice(here.state_dir, ChosenRecovery())  # somebody has said so
+    (here.state_dir / "tpm-signing-key.json").unlink()
+    assert await warnings() == []

@@ -20,7 +20,9 @@ from service.pipeline.unpack import ArchiveReader
 from service.recovery import RecoveryKey, recovery_key
 from service.sealing import age
 from service.sealing.signature import signed_bytes
+from service.sealing.slots import try_slots
 from storage_backends import open_target
+from tests.cheap_passphrase import protect
 from tests.vectors.second_reader import PATH, open_archive
 from tests.vectors.small import DATA_KEY, STREAMS
 
@@ -28,6 +30,17 @@ VECTORS = Path(__file__).parents[1] / "vectors"
 SLOTS: dict[str, Any] = json.loads((VECTORS / "slots.json").read_text())
 SIGNATURE: dict[str, Any] = json.loads((VECTORS / "signature.json").read_text())
 KEYS = {"identity": recovery_key(SLOTS["identity"]), "passphrase": recovery_key(passphrase=SLOTS["passphrase"])}
+
+
+async def test_no_more_than_eight_passphrase_slots_are_tried_by_either() -> None:
+    good = {"type": "age", "file": protect("0" * 32, "right")}
+    for number, opens in ((7, True), (8, False)):
+        slots = [{"type": "age", "file": protect("0" * 32, f"another {each}")} for each in range(number)] + [good]
+        found = list(open_archive.Recovery(None, "right").data_keys(slots))
+        assert found == [b"0" * 32] * opens
+        identity = age.AgeIdentity(recovery_key(passphrase="right"))
+        attempt = await try_slots(slots, [identity], b"", belongs=bool)
+        assert attempt.data_key == (b"0" * 32 if opens else None)
 
 
 @pytest.mark.parametrize("number", range(len(SLOTS["slots"])))

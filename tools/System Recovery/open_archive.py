@@ -493,6 +493,7 @@ def read_key(options: argparse.Namespace) -> bytes | None:
 
 ARMOR = "-----BEGIN AGE ENCRYPTED FILE-----"
 MOST_WORK = 20  # log2 of scrypt's N: 1 GiB of memory
+MOST_TRIES = 8  # files that a passphrase is tried on: each takes seconds, and anybody can write slots
 NO_AGE = (
     "opening an archive with a recovery key needs the Python package pyrage (python3 -m pip install pyrage) "
     "or the program age (apt-get install age)"
@@ -507,6 +508,7 @@ class Recovery:
         self._identity = identity
         self._passphrase = passphrase
         self._unlocked: dict[str, str] = {}
+        self._tries = 0
         try:
             self._pyrage = importlib.import_module("pyrage")
         except ImportError:
@@ -550,8 +552,9 @@ class Recovery:
             return None
 
     def _by_passphrase(self, file: str) -> bytes | None:
-        if self._passphrase is None or scrypt_work(file) > MOST_WORK:
+        if self._passphrase is None or scrypt_work(file) > MOST_WORK or self._tries >= MOST_TRIES:
             return None
+        self._tries += 1
         if self._pyrage is None:
             raise MissingSoftware(
                 "a recovery passphrase needs the Python package pyrage (python3 -m pip install pyrage); with the "
