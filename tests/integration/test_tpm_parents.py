@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from demo.software_tpm import SoftwareTpm
 from service.errors import TpmUnavailable, WrongTpm
+from service.sealing.slots import try_slots
 from service.sealing.tpm import TpmGate, TpmIdentity, TpmRecipient, describe, read_pin
+from service.sealing.tpm.chip import Chip
 from service.sealing.tpm.faults import TpmLockout, TpmOwnerPassword
+from service.sealing.tpm.public_area import fingerprint, name_of
 from tests.integration.tpm_wire import Tools, wired
+
+T = TypeVar("T")
 
 ARCHIVE = bytes(16)
 PASSWORD = "a long owner password"
@@ -180,3 +187,36 @@ async def test_a_foreign_implementation_opens_our_slot(software_tpm: SoftwareTpm
         (tools.directory / name).write_bytes(bytes.fromhex(str(slot[name])))
     tools("load", "-C", "0x81000001", "-u", "public", "-r", "private", "-c", "object")
     assert tools("unseal", "-c", "object") == key
+
+
+class Counting(TpmGate):
+    runs = 0
+
+    async def run(self, work: Callable[[Chip], T]) -> T:
+        self.runs += 1
+        return await super().run(work)
+
+
+async def test_slots_of_other_tpms_do_not_keep_this_one_busy_for_hours(software_tpm: SoftwareTpm, tools: Tools) -> None:
+    tools.persist("0x81000001", "-G", "rsa")
+    gate = Counting(software_tpm.tcti)
+    key, slot = await sealed(gate)
+    public = bytes.fromhex(str(slot["srk_public"]))
+
+    def other(number: int) -> dict[str, object]:
+        """As whoever can write the target makes it: a storage key that no TPM has."""
+        changed = public[:-4] + number.to_bytes(4, "big")
+        name = name_of(changed)
+        return slot | {"srk_public": changed.hex(), "srk_name": name.hex(), "fingerprint": fingerprint(name)}
+
+    others = [other(number) for number in range(40)]
+    for slots, most in (([others[0]] * 60 + [slot], 2), ([*others[:10], slot], 11)):
+        gate.runs = 0
+        attempt = await try_slots(slots, [TpmIdentity(gate)], ARCHIVE, belongs=bool)
+        assert attempt.data_key == key
+        assert gate.runs == most
+    gate.runs = 0
+    attempt = await try_slots(others, [TpmIdentity(gate)], ARCHIVE, belongs=bool)
+    assert attempt.data_key is None
+    assert len(attempt.reasons) == len(others)
+    assert gate.runs == 16

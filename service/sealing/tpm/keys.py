@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from service.errors import PinRequired, PinWrong
+from service.errors import PinRequired, PinWrong, SealError, TpmCleared, WrongTpm
 from service.sealing.slots import KeySlot
 from service.sealing.tpm.gate import TpmGate
 from service.sealing.tpm.pin import TpmPin
@@ -15,9 +15,13 @@ from service.sealing.tpm.slot import SLOT_TYPE, TpmSlot, parse_slot
 if TYPE_CHECKING:
     from service.sealing.tpm.chip import Chip
 
+T = TypeVar("T")
+
 DATA_KEY_BYTES = 32
 MOST_WRONG = 2
 """As many PIN objects are tried with the PIN that was given: anybody can write slots, and the TPM counts tries."""
+MOST_OTHERS = 16
+"""As many storage keys that are not this TPM's are looked for: deriving one may take a chip half a minute."""
 
 
 class TpmRecipient:
@@ -67,6 +71,7 @@ class TpmIdentity:
         self._given = pin
         self._restore_pin = restore_pin
         self._wrong: dict[tuple[bytes, bytes], PinWrong] = {}
+        self._others: dict[str, SealError] = {}
 
     def accepts(self, slot: KeySlot) -> bool:
         """Tell whether this is a TPM's slot."""
@@ -94,7 +99,7 @@ class TpmIdentity:
             return operations.unwrap(chip, parsed, archive_id, given)
 
         try:
-            return await self._gate.run(work)
+            return await self._asking(parsed, work)
         except PinWrong as error:
             if given is not None:
                 self._wrong[given.public, given.auth] = error
@@ -118,7 +123,20 @@ class TpmIdentity:
 
             operations.look(chip, parsed, archive_id, asks)
 
-        await self._gate.run(work)
+        await self._asking(parsed, work)
+
+    async def _asking(self, slot: TpmSlot, work: Callable[[Chip], T]) -> T:
+        """Ask the TPM, unless it is known not to have the slot's storage key: anybody can write many slots."""
+        known = self._others.get(slot.srk_name)
+        if known is None and len(self._others) >= MOST_OTHERS:
+            known = next(iter(self._others.values()))
+        if known is not None:
+            raise known
+        try:
+            return await self._gate.run(work)
+        except (WrongTpm, TpmCleared) as error:
+            self._others[slot.srk_name] = error
+            raise
 
     def _asked(self, slot: TpmSlot) -> PinObject | None:
         """Return the PIN object to open the slot with: this machine's own, when it is the slot's with another PIN."""
