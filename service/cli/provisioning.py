@@ -14,7 +14,7 @@ from service.cli import render
 from service.cli.connection import commander_of
 from service.cli.failures import result_of
 from service.cli.options import Shared, emit, json_option, shared_options
-from service.cli.running import run
+from service.cli.running import answering, run
 from service.cli.unlocking import recovery_of, recovery_options
 from service.errors import ConfigError, ServiceError
 from service.terminal import plain, reporting
@@ -87,10 +87,11 @@ async def _provisioned(
             return dict(standing)
         kind, recipients = _choice(shared, standing, choices)
         begun = await commander.call("provision.begin", recovery=kind, recipients=recipients, new_tpm=new_tpm)
-        answers = _answers(shared, begun, options, stored=kit if kit_secret else None)
         secret = begun["secret"] if kit_secret else None
+        with answering():
+            proof = _answers(shared, begun, options, stored=kit if kit_secret else None)
         with _noted_first(kit, secret):
-            done = await commander.call("provision.finish", token=begun["token"], answers=answers)
+            done = await _finished(shared, commander, begun, proof, retried=not any(options.values()))
         if kit is not None:
             _write_kit(kit, done["kit"], secret)
         if not shared.json:
@@ -105,6 +106,21 @@ async def _provisioned(
             if not shared.json:
                 click.echo(f"{plain(result['name'])} is the baseline, and held for ever")
         return {name: value for name, value in done.items() if name not in ("text", "html")}
+
+
+async def _finished(
+    shared: Shared, commander: Any, begun: dict[str, Any], answers: list[str], *, retried: bool
+) -> dict[str, Any]:
+    """Have the proof looked at; `retried`: a person who mistyped it is asked once more, for the same key."""
+    while True:
+        try:
+            return dict(await commander.call("provision.finish", token=begun["token"], answers=answers))
+        except ServiceError as error:
+            if error.code != "SEAL_RECOVERY_NOT_PROVEN" or not (retried and shared.interactive):
+                raise
+            click.echo(f"That is not it: {plain(str(error))}. Ctrl-C gives up, and nothing is changed.", err=True)
+        with answering():
+            answers = [_asked(f"Once more, for {each['recipient'][:12]}...") for each in begun["challenges"]]
 
 
 async def _has_baseline(commander: Any) -> bool:
@@ -142,10 +158,26 @@ def _choice(shared: Shared, standing: dict[str, Any], choices: tuple[str, ...]) 
                 hint="Give --recovery none, identity, passphrase or an age recipient (age1...).",
             )
         click.echo(_QUESTION, err=True)
-        choices = (click.prompt("Choice", err=True).strip(),)
+        with answering():
+            choices = (_chosen(),)
     if len(choices) == 1 and choices[0] in ("none", *GENERATED):
         return choices[0], []
     return "recipients", list(choices)
+
+
+def _chosen() -> str:
+    from service.recovery import is_recipient  # noqa: PLC0415
+
+    while True:
+        said = _asked("Choice")
+        if said in ("none", *GENERATED) or is_recipient(said):
+            return said
+        why = "its checksum is wrong: it was mistyped or cut off" if said.startswith("age1") else "it is none of these"
+        click.echo(f"{plain(said)}: {why}. Type identity, passphrase, none, or a recipient.", err=True)
+
+
+def _asked(question: str) -> str:
+    return str(click.prompt(question, err=True)).strip()
 
 
 _QUESTION = """
@@ -177,7 +209,7 @@ def _answers(shared: Shared, begun: dict[str, Any], options: dict[str, Any], *, 
             f"It is for {challenge['recipient']}:\n\n{challenge['file']}",
             err=True,
         )
-        answers.append(click.prompt("Word", err=True))
+        answers.append(_asked("Word"))
     return answers
 
 
@@ -193,7 +225,7 @@ def _typed_back(shared: Shared, begun: dict[str, Any], stored: Path | None) -> s
     click.echo(
         f"\nThe recovery {begun['kind']}. It is shown this once, and kept nowhere:\n\n    {begun['secret']}\n", err=True
     )
-    return str(click.prompt("Note it down, then type it", err=True))
+    return _asked("Note it down, then type it")
 
 
 def _opened(key: Any, file: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 # asyncio is imported when a recipe runs: it would be half of the time that `--help` takes.
 
 T = TypeVar("T")
+
+_ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 def run(recipe: Coroutine[Any, Any, T]) -> T:
@@ -65,12 +68,33 @@ async def _interruptible(recipe: Coroutine[Any, Any, T]) -> T:
 
 
 @contextlib.contextmanager
+def answering() -> Iterator[None]:
+    """While somebody is asked within a recipe, have a signal end the question: the loop, which would cancel the recipe,
+    does not turn meanwhile. It raises KeyboardInterrupt, which click tells as Abort.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    woken = signal.set_wakeup_fd(-1)  # or the loop would cancel the recipe afterwards as well
+    try:
+        for number in numbers:
+            signal.signal(number, signal.default_int_handler)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(woken)
+
+
+@contextlib.contextmanager
 def _handled(stop: Callable[[signal.Signals], None]) -> Iterator[None]:
     import asyncio  # noqa: PLC0415
 
     loop = asyncio.get_running_loop()
     handled = []
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    for name in _ENDING:
         number = getattr(signal, name, None)
         if number is None:
             continue

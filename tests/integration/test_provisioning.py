@@ -225,6 +225,22 @@ def test_somebody_at_a_terminal_is_asked_shown_the_key_once_and_has_to_type_it(h
     assert (tmp_path / "kit.html").stat().st_mode & 0o777 == 0o600
 
 
+def test_what_was_mistyped_is_asked_again_and_ctrl_c_ends_each_question(here: Place) -> None:
+    terminal = Terminal([*configured(here), "provision", "--no-baseline"], os.environ)
+    terminal.answer("Choice", "identiy\r")
+    terminal.answer("identiy: it is none of these", "")
+    terminal.answer("Choice", "passphrase\r")
+    terminal.answer("then type it", "not that\r")
+    terminal.answer("Once more", "\x03")
+    terminal.press_until_it_ends("\x03")
+    assert terminal.finish()[0] == 130, terminal.shown
+    terminal = Terminal([*configured(here), "provision", "--no-baseline"], os.environ)
+    terminal.answer("Choice", "\x03")
+    terminal.press_until_it_ends("\x03")
+    assert terminal.finish()[0] == 130, terminal.shown
+    assert not recovery_choice(here.file).decided
+
+
 def ran(command: list[str], *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *arguments], input=typed, capture_output=True, text=True, check=False)
 
