@@ -26,6 +26,8 @@ from service.watchdog import Watchdog
 from storage_backends.base import StorageError
 
 log = logging.getLogger(__name__)
+ends = logging.getLogger(f"{__name__}.ends")
+"""How jobs ended; a command that ran one tells that itself."""
 
 Result = dict[str, Any]
 Work = Callable[[Job, Progress], Awaitable[Result]]
@@ -327,7 +329,7 @@ def _log_end(job: Job) -> None:
     error = job.error or {}
     fields = {"kind": job.kind, "state": job.state, "seconds": job.seconds, "code": error.get("code")}
     token = current_job.set(job.id)
-    log.log(
+    ends.log(
         logging.INFO if good else logging.ERROR,
         "%s %s%s",
         job.kind,

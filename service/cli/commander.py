@@ -183,7 +183,7 @@ class _Here:
         self._app = app
 
     async def call(self, method: str, /, **params: Any) -> Any:
-        from service.rpc.codec import RpcError  # noqa: PLC0415
+        from service.rpc.codec import Code, RpcError  # noqa: PLC0415
         from service.rpc.peers import Peer  # noqa: PLC0415
 
         try:
@@ -191,9 +191,18 @@ class _Here:
         except RpcError as error:
             if isinstance(error.__cause__, ServiceError | StorageError):
                 raise error.__cause__ from None
-            raise ConfigError(error.message, hint=error.hint) from error
+            if error.code != Code.INVALID_PARAMS:
+                raise ConfigError(error.message, hint=error.hint) from error
+            said = error.message.removeprefix(f"{method}: ")  # socket talk
+            raise ConfigError(said, hint="See the command's --help.") from error
 
     async def job(
         self, method: str, params: dict[str, Any], progress: Progress, opening: Opening = NOTHING
     ) -> dict[str, Any]:
-        return (await self._app.jobs.run_now(JOBS[method], params, progress, opening=opening)).as_json()
+        from service.jobs import ends  # noqa: PLC0415
+
+        ends.disabled = True  # a failure is what the command itself tells; without this Python would print it as well
+        try:
+            return (await self._app.jobs.run_now(JOBS[method], params, progress, opening=opening)).as_json()
+        finally:
+            ends.disabled = False
