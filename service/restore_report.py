@@ -197,7 +197,7 @@ def _secrets(hardware: Hardware, hooks: RestoreHooks) -> Iterator[Attention]:
         return
     yield Attention(
         "SECRETS_TO_REISSUE",
-        f"restored {where}: passwords that the server has encrypted with its TPM can not be read here"
+        f"restored {where}: passwords that the server has encrypted with its TPM cannot be read here"
         + ("" if hardware == "other" else ", if this is another machine"),
         "If the server's TPM switch is on, give it its database passwords anew; restore.hooks.reissue_secrets does that"
         " by itself.",
@@ -206,13 +206,14 @@ def _secrets(hardware: Hardware, hooks: RestoreHooks) -> Iterator[Attention]:
 
 def _apart(snapshot: datetime, written: datetime | None, now: datetime) -> Attention:
     """Say how far sensor data and restored databases are apart."""
-    gap = max((written or now) - snapshot, timedelta())
+    gap = (written or now) - snapshot
     if written is not None:
-        seen = f"MongoDB's newest file below the restored directories was written {_time(written)}, {_span(gap)} later"
+        when = f"{_span(gap)} later" if gap > timedelta() else f"{_span(-gap)} before that"
+        seen = f"MongoDB's newest file below the restored directories was written {_time(written)}, {when}"
     else:
         seen = (
-            f"no files of MongoDB are below the restored directories; what it has may be up to {_span(gap)} newer, that"
-            " is until now"
+            f"no files of MongoDB are below the restored directories; what it has may be up to"
+            f" {_span(max(gap, timedelta()))} newer, that is until now"
         )
     return Attention(
         "MONGODB_APART",

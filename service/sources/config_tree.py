@@ -150,7 +150,8 @@ class TreeRestorer(Restorer):
         if found.mounted:
             note += "; name by name, since something is mounted there"
         items = [PlanItem(shown, "replace" if found.exists else "create", note)]
-        kept = [(path, why) for path, why in sorted(found.kept.items()) if why != LEFTOVER]
+        reasons = {decode_path(e["path"]): str(e["reason"]) for e in facts["excluded"] if isinstance(e, dict)}
+        kept = [(path, reasons.get(path, why)) for path, why in sorted(found.kept.items()) if why != LEFTOVER]
         items += [PlanItem(f"{shown}/{encode_path(path)}", "keep", why) for path, why in kept[:50]]
         if len(kept) > 50:
             items.append(PlanItem(f"{len(kept) - 50} more below {shown}", "keep", "left out of backups"))

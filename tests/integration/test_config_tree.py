@@ -435,6 +435,13 @@ async def test_the_plan_names_what_is_replaced_what_stays_and_what_stands_in_the
     assert [obstacle.code for obstacle in obstacles] == ["NO_SPACE"]
 
 
+async def test_the_plan_gives_the_archives_own_reason_for_what_stays(root: Path) -> None:
+    (root / "cache").mkdir()
+    archived = await back_up_tree(root, exclude=["cache"])
+    items, _, _ = await tree_restorer(root).plan(archived.stored)
+    assert [item.note for item in items if item.action == "keep"] == ["excluded by cache"]
+
+
 async def test_a_single_mounted_file_stands_in_the_way(root: Path, tmp_path: Path) -> None:
     archived = await back_up_tree(root)
     (tmp_path / "secret").write_text("mounted")

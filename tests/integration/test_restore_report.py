@@ -165,7 +165,7 @@ def test_it_says_how_far_mongodb_and_the_restored_databases_are_apart() -> None:
     seen = found("MONGODB_APART", told(written=SNAPSHOT + timedelta(minutes=130)))
     assert "2 hours 10 minutes later" in seen.message
     before = found("MONGODB_APART", told(written=SNAPSHOT - timedelta(days=1)))
-    assert ", 0 minutes later" in before.message
+    assert ", 1 days 0 hours before that" in before.message
     tree = StoredSource(name="etc", type="tree", facts={}, streams=())
     roles = StoredSource(
         name="pg", type="postgresql", facts={"server": {"superuser": True}, "databases": []}, streams=(), whole=False
