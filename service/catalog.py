@@ -162,9 +162,10 @@ async def locate(config: Config, archive: str) -> AsyncIterator[tuple[StorageBac
         try:
             await target.stat(name)
         except ObjectNotFound as error:
-            raise ObjectNotFound(
-                f"there is no archive {archive}", hint="`deviceon-backup list` shows the archives of the target."
-            ) from error
+            hint = "`deviceon-backup list` shows the archives of the target."
+            if "/" in archive:
+                hint = "Check the path of the file; is the disk or share mounted?"
+            raise ObjectNotFound(f"there is no archive {archive}", hint=hint) from error
         except InvalidKey as error:
             raise InvalidKey(
                 str(error), hint="Give the file its own name back: Backup_YYYYMMDD_HHMMZ.zip, as its header.json says."

@@ -64,13 +64,25 @@ def _sentence(model: type[BaseModel], path: Path, problem: ErrorDetails) -> str:
         case "string_type":
             return f"{key} must be text; put it in quotes"
         case "string_pattern_mismatch":
-            return f"{key} must match {problem['ctx']['pattern']}"
+            pattern = problem["ctx"]["pattern"]
+            return f"{key} must be {_SHAPES[pattern]}" if pattern in _SHAPES else f"{key} must match {pattern}"
         case "value_error":
             reason = str(problem["ctx"]["error"])
             return f"{key}: {reason}" if key else reason
         case _:
             reason = problem["msg"]
             return f"{key}: {reason[0].lower()}{reason[1:]}"
+
+
+_SHAPES = {
+    r"^Backup_[0-9]{8}_[0-9]{4}Z\.zip$": "the name of an archive, such as Backup_20261124_0200Z.zip",
+    r"^KEY [A-Z2-7]{4}(?:-[A-Z2-7]{4}){3}$": "a whole fingerprint, such as KEY 7Q4F-K2M7-XYZ2-ABCD",
+    r"^[0-9a-f]{16}$": "the id of a job, as `job list` shows it",
+    r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}$": "the id of a drill, as `drill --list` shows it",
+    r"^([01][0-9]|2[0-3]):[0-5][0-9]$": "a time of day, such as 02:00",
+    r"^[a-z][a-z0-9+.-]*://[^\x00-\x1f\x7f]*$": "a URL, such as file:///var/backups/deviceon",
+}
+"""What people call the patterns that they may meet."""
 
 
 def _suggestion(model: type[BaseModel], loc: Path) -> str:

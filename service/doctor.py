@@ -20,6 +20,7 @@ from service.finding import Finding
 from service.journal import journals
 from service.server_version import server_version
 from service.target_test import PROMISES, try_target
+from service.terminal import size
 from storage_backends import open_target
 from storage_backends.base import StorageError
 
@@ -175,7 +176,7 @@ def _largest(archives: list[Any]) -> int:
 def _space(directory: Path, *, largest: int) -> Finding:
     status = os.statvfs(directory)
     free = status.f_bavail * status.f_frsize
-    told = f"{free / 1e9:.1f} GB free in {directory}"
+    told = f"{size(free)} free in {directory}"
     if free < largest:
         return Finding("free space", False, f"{told}, less than the largest archive has", "Make room there.")
     return Finding("free space", None if free < LITTLE_SPACE_BYTES else True, told)

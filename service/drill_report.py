@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 import re
 from collections.abc import Collection, Mapping
@@ -18,7 +19,7 @@ from typing import Any, Final
 
 from service.drill_page import page
 from service.errors import NotAuthentic, NotFound
-from service.sealing.signature import signer_fingerprint, verify
+from service.sealing.signature import is_public_key, signer_fingerprint, verify
 from service.state_directory import prepare, remove_file, replace_file
 from service.strict_json import strict_loads
 
@@ -147,10 +148,13 @@ def as_public_key(content: bytes) -> bytes:
     text = content.strip()
     if text.startswith(b"-----BEGIN PUBLIC KEY-----"):
         lines = text.splitlines()[1:-1]
-        try:
-            return base64.b64decode(b"".join(line.strip() for line in lines), validate=True)
-        except (ValueError, binascii.Error) as error:
-            raise NotAuthentic("the file holds no public key", hint="Give it in PEM or DER.") from error
+        with contextlib.suppress(ValueError):  # what is left then is no key either
+            content = base64.b64decode(b"".join(line.strip() for line in lines), validate=True)
+    if not is_public_key(content):
+        raise NotAuthentic(
+            "the file given as --key holds no public key",
+            hint="Give what `deviceon-backup drill --public-key` prints on the machine, in PEM or DER.",
+        )
     return content
 
 

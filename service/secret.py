@@ -57,7 +57,8 @@ def _from_file(what: str, file: Path, *, remembered: bool) -> str:
     except OSError as exc:
         raise ConfigError(
             f"cannot read the {what} from {file}: {exc.strerror}",
-            hint=f"Create {file} with the {what} in it, readable by the user that runs this service (mode 0600).",
+            hint=f"Correct the path if it is wrong. The file has to hold the {what} and nothing else, and be readable"
+            " by the user that runs this (mode 0600).",
         ) from exc
     if len(data) > MAX_SECRET_BYTES:
         raise ConfigError(

@@ -60,6 +60,11 @@ class Interrupted(ServiceError):
     code = "INTERRUPTED"
 
 
+def declined(wanted: str) -> Interrupted:
+    """Return what to raise when somebody was asked, and typed something else than what was `wanted`."""
+    return Interrupted(f"that was not {wanted}: nothing was begun", hint=f"Run it again and type {wanted} to go ahead.")
+
+
 class JobEnded(ServiceError):
     """A job did not do what was asked. `told` is its error as the service tells it."""
 

@@ -8,6 +8,7 @@ import click
 
 from service.cli import render
 from service.cli.connection import call, run_job
+from service.cli.failures import declined
 from service.cli.options import Shared, emit, json_option, shared_options, target_option
 from service.terminal import plain, size
 
@@ -89,7 +90,7 @@ def delete(shared: Shared, archive: str, even_the_last: bool, yes: bool, target:
         shared.require_somebody()
         said = click.prompt(f"Remove it for good? Type {archive}", default="", show_default=False, err=True)
         if said.strip() != archive:
-            raise click.Abort
+            raise declined("the archive's name")
     found = run_job(shared, "archive.delete", archive=archive, even_the_last=even_the_last, target=target)
     emit(found) if shared.json else click.echo(f"{plain(archive)} is removed")
 

@@ -10,7 +10,7 @@ import click
 
 from service.cli import failures, render
 from service.cli.connection import ask_for_pin, call, config_for, reading_options, run_job, run_job_with
-from service.cli.failures import Exit
+from service.cli.failures import Exit, declined
 from service.cli.options import Shared, emit, json_option, shared_options
 from service.cli.restoring import ASKED, yes_option
 from service.cli.running import run
@@ -150,4 +150,4 @@ def _ask_for_the_name() -> None:
     click.echo("All that was changed since the baseline goes from this server. `rollback` brings it back.", err=True)
     said = click.prompt(f"Type the name of this server, {plain(name)}", default="", show_default=False, err=True)
     if said.strip() != name:
-        raise click.Abort
+        raise declined("the server's name")

@@ -169,7 +169,7 @@ def _pending(config: Config, what_happens: str) -> bool:
 
 
 def ask(question: str) -> None:
-    """Have `yes` typed. Raises Abort when anything else is."""
+    """Have `yes` typed. Raises Interrupted when anything else is."""
     answer = click.prompt(f"{question} Type yes", default="", show_default=False, err=True)
     if answer.strip().lower() != "yes":
-        raise click.Abort
+        raise failures.declined("yes")

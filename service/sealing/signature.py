@@ -81,6 +81,15 @@ def signature_of(r: int, s: int) -> bytes:
     return encode_dss_signature(r, s)
 
 
+def is_public_key(content: bytes) -> bool:
+    """Tell whether these bytes are a public key (DER) that can have signed anything."""
+    try:
+        _load(content)
+    except NotAuthentic:
+        return False
+    return True
+
+
 def _load(public_key: bytes) -> EllipticCurvePublicKey:
     try:
         key = load_der_public_key(public_key)

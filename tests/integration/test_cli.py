@@ -9,6 +9,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
@@ -256,6 +257,9 @@ REFUSED = {
     "nobody to ask": (["restore", "ARCHIVE"], 2, "--yes"),
     "no such archive": (["restore", "Backup_20200101_0000Z.zip", "--yes"], 4, "no archive"),
     "no such path": (["restore", "/no/such/Backup_20200101_0000Z.zip", "--yes"], 4, ""),
+    "no such file": (["verify", "./Backup_20200101_0000Z.zip"], 4, "mounted?"),
+    "no name of an archive": (["hold", "typo"], 2, "error: archive must be the name of an archive, such as Backup_2"),
+    "no such file of a secret": (["verify", "ARCHIVE", "--recovery-key", "typo"], 2, "Correct the path"),
     "no such target": (["verify", "gopher://x/y.zip"], 4, "gopher"),
     "a missing configuration": (["list", "--config", "none.yaml"], 2, "none.yaml"),
 }
@@ -271,6 +275,16 @@ def test_what_cannot_be_done_has_its_exit_code_and_changes_nothing(
     assert words in result.stderr
     assert "Restore successfully" not in result.stdout
     assert not machine.is_as_before()
+
+
+def test_a_failure_is_told_once(machine: Machine) -> None:
+    command = [sys.executable, "-m", "service", "--config", str(machine.config_file), "commit", "--yes"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 8
+    assert process.stderr.splitlines() == [
+        "error: no restore waits for commit or rollback",
+        "  what to do: `deviceon-backup restore` keeps the old state until then.",
+    ]
 
 
 def test_a_damaged_archive_is_told_apart_from_a_foreign_file(machine: Machine) -> None:
@@ -394,6 +408,7 @@ def test_on_a_terminal_a_restore_shows_its_plan_and_asks(
     terminal.answer("Type yes", "no\n")
     assert terminal.finish()[0] == 130
     assert "removed FOR GOOD" in terminal.shown
+    assert "type yes to go ahead" in terminal.shown
     terminal = at_terminal("rollback")
     terminal.answer("Type yes", "YES\n")
     assert terminal.finish()[0] == 0

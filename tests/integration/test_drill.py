@@ -33,7 +33,7 @@ from service.backup import utc_now
 from service.catalog import verify
 from service.config import Config
 from service.drill import DrillResult, NotReported, NotTidied, drill, recover, unfinished
-from service.drill_report import check, message_of, signature_member
+from service.drill_report import as_public_key, check, message_of, signature_member
 from service.errors import (
     ArchiveError,
     JobRefused,
@@ -552,6 +552,9 @@ async def test_a_report_that_was_forged_is_refused(ground: Ground) -> None:
     for junk in (b"", b"[]", b"{}", b'{"format": 1, "format": 2}', content[:-20], b"\xff"):
         with pytest.raises(NotAuthentic, match="no report of a drill"):
             check(junk, own)
+    for junk in (b"hello", b"-----BEGIN PUBLIC KEY-----\naGVsbG8=\n-----END PUBLIC KEY-----\n", b""):
+        with pytest.raises(NotAuthentic, match="holds no public key"):
+            as_public_key(junk)
 
 
 async def test_a_report_that_cannot_be_signed_is_written_all_the_same(

@@ -136,7 +136,8 @@ async def while_connected(connection: Connection, work: Coroutine[Any, Any, T]) 
 
 async def connect(settings: PostgresqlSettings, database: str, *, scratch: bool = False) -> Connection:
     """Open a connection with the session settings above. Raises SourceUnavailable, SourceError."""
-    with errors_as_source(f"connecting to database {database!r}"):
+    where = f"{settings.host}, port {settings.port}"
+    with errors_as_source(f"connecting to database {database!r} at {where}"):
         connection = await _when_started(settings, database)
         try:
             await connection.execute(_SESSION + (_SCRATCH_SESSION if scratch else ""))
