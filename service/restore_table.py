@@ -43,6 +43,8 @@ _MATTERS = (
 )
 """Obstacles of a restore that are some here, too; the others concern what a restore would replace."""
 
+_NAME_BYTES = 63
+
 
 @dataclass(frozen=True, slots=True)
 class TablesRestored:
@@ -63,6 +65,15 @@ def named(text: str) -> tuple[str, str]:
     return (schema, table) if dot else ("public", schema)
 
 
+def _require_name(database: str) -> None:
+    """PostgreSQL would cut a longer name, and nothing would find the database under the name that it was given."""
+    if not database or "\0" in database or len(database.encode()) > _NAME_BYTES:
+        raise ConfigError(
+            f"{database!r} cannot be the name of a database",
+            hint=f"Names have {_NAME_BYTES} bytes at most, and other letters than a to z may take several.",
+        )
+
+
 async def restore_tables(
     config: Config,
     archive: str,
@@ -81,6 +92,7 @@ async def restore_tables(
     """
     started = utc_now()
     require_allowable(allow)
+    _require_name(into)
     wanted = [named(table) for table in dict.fromkeys(tables)]
     await recover(config, progress=progress)
     with only_job(config.state_dir, "a restore of tables"):

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from demo.compare import fingerprint
 from demo.postgresql_server import PostgresqlServer
 from service.cli.app import command_line
-from service.errors import RestoreRefused, SourceError, StageFailed
+from service.errors import ConfigError, RestoreRefused, SourceError, StageFailed
 from service.journal import Journal, journals
 from service.restore import recover
 from service.restore_table import TablesRestored, named, restore_tables
@@ -117,6 +117,16 @@ async def beside(archived: tuple[Installation, str], *tables: str, into: str = S
     )
 
 
+def environment_of(server: PostgresqlServer) -> dict[str, str]:
+    return {
+        "PATH": f"{server.programs}:/usr/bin:/bin",
+        "PGHOST": server.host,
+        "PGPORT": str(server.port),
+        "PGUSER": server.user,
+        "PGPASSWORD": server.password,
+    }
+
+
 async def count(server: PostgresqlServer, table: str, database: str = SIDE) -> int:
     found: int = (await server.fetch(f"SELECT count(*) FROM {table}", database=database))[0][0]
     return found
@@ -154,13 +164,7 @@ async def test_rows_are_copied_back_by_the_command_that_is_told(archived: tuple[
     result = await beside(archived, "shop.orders", "shop.log")
     before = await fingerprint(server, [LIVE])
     await server.execute('DELETE FROM shop."order lines"; DELETE FROM shop.orders; DELETE FROM shop.log', database=LIVE)
-    environment = {
-        "PATH": f"{server.programs}:/usr/bin:/bin",
-        "PGHOST": server.host,
-        "PGPORT": str(server.port),
-        "PGUSER": server.user,
-        "PGPASSWORD": server.password,
-    }
+    environment = environment_of(server)
     for table in result.tables:
         subprocess.run(["bash", "-euo", "pipefail", "-c", table["copy_back"]], env=environment, check=True)
     await server.execute('INSERT INTO shop."order lines" SELECT n, n FROM generate_series(1, 40) AS n', database=LIVE)
@@ -192,6 +196,27 @@ async def test_what_cannot_be_is_refused_and_leaves_nothing(archived: tuple[Inst
     with pytest.raises(RestoreRefused) as refused:
         await beside(archived, "shop.orders", into=LIVE)
     assert [obstacle.code for obstacle in refused.value.obstacles] == ["DATABASE_EXISTS"]
+    before = await archived[0].databases()
+    for name in ("é" * 32, "a\0b"):
+        with pytest.raises(ConfigError, match="cannot be the name of a database"):
+            await beside(archived, "shop.orders", into=name)
+    assert await archived[0].databases() == before
+
+
+@pytest.mark.usefixtures("live")
+@pytest.mark.parametrize("name", ["host=elsewhere user='x'", "postgresql://elsewhere/x", "it's \\ $(odd)\""])
+async def test_rows_are_copied_out_of_a_database_with_an_odd_name(
+    archived: tuple[Installation, str], name: str
+) -> None:
+    server = archived[0].server
+    quoted = name.replace('"', '""')
+    try:
+        done = await beside(archived, "shop.customers", into=name)
+        out, _, _ = done.tables[0]["copy_back"].partition(" | ")
+        rows_out = subprocess.run(["bash", "-c", out], env=environment_of(server), check=True, stdout=subprocess.PIPE)
+        assert rows_out.stdout.count(b"\n") == 40
+    finally:
+        await server.execute(f'DROP DATABASE IF EXISTS "{quoted}" WITH (FORCE)')
 
 
 @pytest.mark.usefixtures("live")

@@ -271,9 +271,7 @@ class _Side:
         out = f"COPY (SELECT {columns or ''} FROM {name}) TO STDOUT"
         back = f"COPY {name}{f' ({columns})' if columns else ''} FROM STDIN"
         live = self._database["name"]
-        command = (
-            f"psql -d {shlex.quote(into)} -c {shlex.quote(out)} | psql -d {shlex.quote(live)} -c {shlex.quote(back)}"
-        )
+        command = f"psql -d {_argument(into)} -c {shlex.quote(out)} | psql -d {_argument(live)} -c {shlex.quote(back)}"
         return SideTable(schema, table, rows, command)
 
     def _notes(self) -> list[str]:
@@ -283,6 +281,14 @@ class _Side:
         if self._database["materialized_views"]:
             told.append("Materialized views are not filled.")
         return told
+
+
+def _argument(database: str) -> str:
+    """Return a database's name for psql's option -d in a shell, which takes some names for connection strings."""
+    if "=" in database or database.startswith(("postgres://", "postgresql://")):
+        escaped = database.replace("\\", "\\\\").replace("'", "\\'")
+        database = f"dbname='{escaped}'"
+    return shlex.quote(database)
 
 
 def _is(line: str, starts: tuple[str, ...]) -> bool:
