@@ -52,7 +52,7 @@ def kept_in(tree: Path, keep: Sequence[str], own: Sequence[Path]) -> list[str]:
 
 
 def own_files(config: Config) -> list[Path]:
-    """Return this service's configuration file and the files that it names: passwords, keys, certificates."""
+    """Return this service's configuration file and the files that it names: passwords, keys, certificates, hooks."""
     found = list(_files_in(config.model_dump()))
     return sorted({*found, config.read_from} if config.read_from else set(found))
 
@@ -62,11 +62,12 @@ def _files_in(value: Any, key: str = "") -> Iterable[Path]:
         for name, inner in value.items():
             yield from _files_in(inner, str(name))
     elif isinstance(value, list | tuple):
-        for inner in value:
+        # of a hook only the program: its arguments may be what it works on, which the baseline brings back
+        for inner in value[:1] if key == "command" else value:
             yield from _files_in(inner, key)
     elif (
         isinstance(value, str | Path)
-        and (key.endswith("_file") or key in ("passfile", "file"))
+        and (key.endswith("_file") or key in ("passfile", "file", "command"))
         and key not in _THE_SERVERS
         and Path(value).is_absolute()
     ):

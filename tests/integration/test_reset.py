@@ -289,6 +289,13 @@ async def test_own_files_are_the_configuration_and_what_it_names(tmp_path: Path)
         "target": {"url": "s3://b/p", "storage_options": {"key": {"file": "/etc/s3.key"}, "secret": {"env": "S"}}},
         "sources": [{"type": "postgresql", "passfile": "/root/.pgpass"}],
         "notifications": {"urls_file": "/etc/urls"},
+        "restore": {
+            "hooks": {
+                "stop": {"command": ["/opt/hooks/stop", "/opt/server/conf"]},
+                "start": {"command": ["start-it"]},
+                "health": {"command": ["/opt/hooks/health"]},
+            }
+        },
         "service": {
             "tls": {"listen": "h:1", "certificate_file": "/c", "key_file": "/k", "client_ca_file": "/ca"},
         },
@@ -296,4 +303,5 @@ async def test_own_files_are_the_configuration_and_what_it_names(tmp_path: Path)
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(document))
     names = ("/etc/s3.key", "/root/.pgpass", "/etc/urls", "/c", "/k", "/ca", str(file))
-    assert own_files(load(file)) == sorted(map(Path, names)), "not version_file: it is the server's"
+    hooks = ("/opt/hooks/stop", "/opt/hooks/health")
+    assert own_files(load(file)) == sorted(map(Path, names + hooks)), "not version_file: it is the server's"

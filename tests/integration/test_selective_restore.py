@@ -10,7 +10,7 @@ import pytest
 from demo.postgresql_server import PostgresqlServer
 from service import drill as drill_module
 from service.config_drill import DrillSettings
-from service.errors import RestoreRefused, SourceError
+from service.errors import RestoreRefused, SourceError, SwapFailed
 from service.journal import journals
 from service.ledger import NoLedger
 from service.progress import Progress
@@ -325,3 +325,25 @@ async def test_another_servers_databases_are_never_taken_to_the_only_one_that_is
     await restored(installation, archive, sources=("two",))  # somebody said which one the only server is
     await installation.rollback()
     assert await state(installation) == before
+
+
+async def test_a_rollback_never_takes_a_database_away_that_somebody_has_made_since(
+    installation: Installation,
+) -> None:
+    server = installation.server
+    archive = (await installation.backup()).name
+    await spoil(installation)
+    before = await state(installation)
+    await restored(installation, archive, databases=("app", "other"))
+    await server.execute("DROP DATABASE app")
+    await server.execute("CREATE DATABASE app")
+    await server.execute("CREATE TABLE mine ()", database="app")
+    for _ in range(2):
+        with pytest.raises(SwapFailed, match="'app' was made since"):
+            await installation.rollback()
+        await server.execute("SELECT FROM mine", database="app")
+        assert (await server.fetch("SELECT count(*) FROM orders", database="other"))[0][0] == 3000
+    await server.execute("ALTER DATABASE app RENAME TO mine")
+    await installation.rollback()
+    assert await state(installation) == before
+    await server.execute("SELECT FROM mine", database="mine")

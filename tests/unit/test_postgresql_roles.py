@@ -10,6 +10,7 @@ from service.errors import CorruptArchive
 from service.sources.postgresql.needed import only
 from service.sources.postgresql.roles import (
     database_statements,
+    dump_globals,
     load_globals,
     set_statement,
     split_list,
@@ -183,6 +184,16 @@ def test_an_unknown_privilege_in_an_archive_is_refused() -> None:
 def test_a_list_of_roles_that_cannot_be_read_is_a_corrupt_archive(data: bytes) -> None:
     with pytest.raises(CorruptArchive):
         load_globals(data)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"admin": "true"}, {"inherit": "true; DROP DATABASE app; --"}, {"set": 1}, {"grantor": 1}]
+)
+def test_a_membership_that_is_more_than_names_and_flags_is_a_corrupt_archive(changes: dict[str, Any]) -> None:
+    good = cluster(role("r"), memberships=[membership("g", "r"), membership("h", "r", inherit=True, set=False)])
+    assert load_globals(dump_globals(good)) == good
+    with pytest.raises(CorruptArchive):
+        load_globals(dump_globals(cluster(role("r"), memberships=[membership("g", "r", **changes)])))
 
 
 def test_of_single_roles_only_these_and_their_memberships_with_present_ones_are_taken() -> None:

@@ -100,7 +100,10 @@ def load_globals(data: bytes) -> Globals:
         for role in found["roles"]:
             assert isinstance(role["name"], str) and all(isinstance(role[flag], bool) for flag in _FLAGS)
         for row in found["memberships"]:
-            assert isinstance(row["role"], str) and isinstance(row["member"], str)
+            assert all(isinstance(row[name], str) for name in ("role", "member", "grantor"))
+            assert isinstance(row["admin"], bool) and all(
+                isinstance(row[key], bool | None) for key in ("inherit", "set")
+            )
         for row in found["settings"]:
             assert isinstance(row["role"], str | None) and all("=" in setting for setting in row["settings"])
         for row in found["parameters"]:

@@ -95,7 +95,7 @@ async def _move_back(connection: Connection, record: Record, now: dict[int, str]
                 f"the database {entry['old']!r} with the state before the restore is not there any more",
                 hint="There is nothing to return to. Run `deviceon-backup commit` to keep what was restored.",
             )
-    aside.require_free(left, now)
+    aside.require_free([*(entry for entry in kept if entry not in swapped), *left], now)
     back = [*kept, *left]
     names = [entry["name"] for entry in swapped]
     await _close_to_sessions(connection, names)
