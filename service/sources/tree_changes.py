@@ -38,7 +38,8 @@ def changes(
                 files += 1
                 if any(glob.fullmatch(join(path, name)) for glob in ignored):
                     continue
-                changed += os.stat(name, dir_fd=fd, follow_symlinks=False).st_mtime > since.timestamp()
+                # archives know whole seconds: what was written in the very second may be in the archive
+                changed += int(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mtime) > since.timestamp()
     then = facts["files"] + facts["hard_links"]
     told = [f"{root} has {files} files, {then} in the baseline"] if files != then else []
     return told + ([f"{changed} files below {root} were changed since"] if changed else [])
