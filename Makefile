@@ -15,7 +15,7 @@ BENCH = $(if $(SIZE),--size $(SIZE)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(addpre
 SHELL_SCRIPTS = $(shell git ls-files -z | xargs -0 grep -lIE '^\#!.*/(env )?(ba)?sh$$' -- 2>/dev/null | tr ' ' '?')
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test bench check lock clean
+.PHONY: help setup demo test bench image check lock clean
 
 help: ## show this
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -42,11 +42,15 @@ bench: setup .venv/.bench ## ours and the peers, measured (SIZE=0.5 ROUNDS=1 ONL
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
 	@touch $@
 
-check: setup ## format, lint, types, architecture, shell scripts
+image: setup ## build the container image and have it tell the demo's story (needs root)
+	@scripts/prove-image
+
+check: setup ## format, lint, types, architecture, Dockerfile, shell scripts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/unit/test_architecture.py
+	$(BIN)/hadolint Dockerfile
 	shellcheck $(SHELL_SCRIPTS)
 
 lock: setup ## pin what pyproject.toml asks for (UPGRADE=--upgrade takes the newest)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,14 +90,18 @@ class Story:
     def say(self, sentence: str) -> None:
         print(f"   {sentence}", flush=True)
 
-    def run(self, *arguments: str, configuration: Path, expect: int = 0) -> str:
+    def run(
+        self, *arguments: str, configuration: Path | None = None, expect: int = 0, program: Sequence[str] = PROGRAM
+    ) -> str:
         """Run the real program as a person would, show what it prints, and return that."""
         shown = " ".join(f"'{word}'" if " " in word else word for word in arguments)
         print(f"   $ deviceon-backup {shown}", flush=True)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "DEVICEON_"))}
-        environment |= {"DEVICEON_BACKUP_CONFIG": str(configuration), "COLUMNS": "110", "PYTHONUNBUFFERED": "1"}
+        environment |= {"COLUMNS": "110", "PYTHONUNBUFFERED": "1"}
+        if configuration:
+            environment["DEVICEON_BACKUP_CONFIG"] = str(configuration)
         with subprocess.Popen(
-            [*PROGRAM, *arguments],
+            [*program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
