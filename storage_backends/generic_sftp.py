@@ -85,6 +85,11 @@ def rename(fs: Any, old: str, new: str) -> None:
     fs.ftp.rename(old, new)
 
 
+def make_newer(fs: Any, path: str, seconds: float) -> None:
+    """Have a file say that it was written at `seconds` since 1970; SFTP tells whole ones."""
+    fs.ftp.utime(path, (seconds, seconds))
+
+
 def break_off(fs: Any) -> None:
     """Make a call that hangs in another thread fail. Never blocks."""
     with suppress(OSError, AttributeError):

@@ -79,8 +79,8 @@ class Upload:
         """Give the object its name. ObjectExists when the name was taken meanwhile."""
         with self._directory.mapped_errors():
             self._file.close()
-        if self._rename and self._stored(self._name).size != self._size:
-            raise self._wrong()
+        if self._rename:
+            self._require_written()
         with _alone(self._directory.path(self._key)) if not self._overwrite else nullcontext():
             self._refuse_taken()
             self._asked = True
@@ -95,6 +95,17 @@ class Upload:
         if self._published.size != self._size:
             raise self._wrong()
         return self._published
+
+    def _require_written(self) -> None:
+        """Look at the hidden file, and have it differ from the object that it replaces."""
+        written = self._stored(self._name)
+        if written.size != self._size:
+            raise self._wrong()
+        replaced = self._directory.look(self._key) if self._overwrite and self._directory.sftp else None
+        if replaced is not None and replaced.etag == written.etag:  # of one size, written within one second
+            with self._directory.mapped_errors():
+                seconds = replaced.modified.timestamp() + 1
+                generic_sftp().make_newer(self._directory.fs, self._directory.path(self._name), seconds)
 
     def discard(self) -> None:
         """Leave nothing, also when it was published already. What was replaced on purpose stays replaced."""

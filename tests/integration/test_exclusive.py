@@ -15,7 +15,7 @@ import pytest
 
 from demo.postgresql_server import PostgresqlServer
 from service.config_sources import PostgresqlSettings
-from service.errors import JobRefused, SourceError, SourceUnavailable
+from service.errors import JobRefused, RestoreRefused, SourceError, SourceUnavailable
 from service.exclusive import exclusive, servers_locked
 from service.journal import journals
 from service.settle import settle
@@ -172,7 +172,7 @@ async def test_whoever_is_refused_leaves_the_holders_lock_and_its_own_state_dire
 async def test_restore_rollback_and_commit_take_the_lock_too(one: Installation, other: Installation) -> None:
     archive = (await one.backup()).name
     with holder(other) as busy:
-        with pytest.raises(JobRefused, match=r"service-two.*so a restore cannot begin"):
+        with pytest.raises(RestoreRefused, match=r"another service backs up or restores this server \(service-two"):
             await one.restore(archive)
         assert journals(one.config.state_dir) == []
         busy.kill()

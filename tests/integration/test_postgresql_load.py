@@ -162,7 +162,7 @@ async def test_a_restore_takes_no_more_connections_than_the_server_has_free(
     await server.execute("CREATE ROLE worker LOGIN")
     applications = [await server.connect() for _ in range(5)]
     try:
-        await installation.restore(archive)
+        await installation.restore(archive, allow=frozenset({"LIVE_CONNECTIONS"}))
     finally:
         for application in applications:
             await application.close()

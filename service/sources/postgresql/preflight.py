@@ -111,7 +111,8 @@ async def _state(connection: Connection) -> list[Obstacle]:
                 "Restore into the primary, or promote this server first.",
             )
         )
-    if (free := await catalog.free_connections(connection)) < _SESSIONS:
+    free = await catalog.free_connections(connection) + 1  # this one ends before a restore begins
+    if free < _SESSIONS:
         obstacles.append(
             Obstacle(
                 "CONNECTIONS_FULL",
