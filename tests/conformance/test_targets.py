@@ -402,11 +402,12 @@ async def test_what_a_killed_writer_announced_goes_at_once_and_nothing_of_others
 ) -> None:
     """Another machine writes to the same place meanwhile, and a third was killed a moment ago."""
     others: list[str] = []
-    going_on = asyncio.Event()
+    under_way, going_on = asyncio.Event(), asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
         for _ in range(6):
             yield bytes(MIB)
+        under_way.set()
         await going_on.wait()
         yield b"end"
 
@@ -428,6 +429,7 @@ async def test_what_a_killed_writer_announced_goes_at_once_and_nothing_of_others
     receiver.close()
     sender.close()
     place.abandon_upload(datetime.now(UTC))
+    await under_way.wait()
 
     removed = [await target.discard(name) for name in announced]
     assert await target.sweep(datetime.now(UTC) - timedelta(hours=24)) == 0
