@@ -28,9 +28,27 @@ from service.cli.failures import Interrupted, JobEnded
 from service.cli.options import Shared, emit, shared_options
 from service.failure import as_json
 
+SECTIONS = {
+    "Set up": "config doctor provision settings test-target",
+    "Back up": "backup list inspect verify copy prune hold release delete",
+    "Restore": "restore rollback commit restore-table extract recover",
+    "Prove and return": "drill baseline reset-to-default",
+    "Run as a service": "serve status schedule job",
+    "Keys": "key pin selftest prepare-firmware-update",
+    "More": "version",
+}
+"""The commands as `--help` shows them, in the order in which somebody new needs them."""
+
 
 class Commands(click.Group):
     """A group that reports every failure in the one way of `failures`."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by what they are for, each with its whole first sentence."""
+        for title, names in SECTIONS.items():
+            commands = [(name, self.commands[name]) for name in names.split()]
+            with formatter.section(title):
+                formatter.write_dl([(name, command.get_short_help_str(limit=1000)) for name, command in commands])
 
     def invoke(self, ctx: click.Context) -> Any:
         shared = ctx.ensure_object(Shared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+
+from service.cli.app import command_line
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(sysconfig.get_path("scripts")) / "deviceon-backup"
@@ -37,6 +40,15 @@ def test_help_is_shown_under_each_name_of_the_program(name: tuple[str | Path, ..
     assert result.returncode == 0
     assert result.stdout.startswith("Usage: deviceon-backup ")
     assert result.stderr == ""
+
+
+def test_help_has_every_command_once_with_its_whole_sentence() -> None:
+    text = run(SCRIPT, "--help").stdout.partition("Set up:")[2]
+    listed = re.findall(r"^  ([a-z][a-z-]+)  ", text, re.MULTILINE)
+    assert sorted(listed) == sorted(command_line.commands)
+    assert "..." not in text
+    first = ["config", "doctor", "provision", "backup", "drill", "serve"]
+    assert [name for name in listed if name in first] == first
 
 
 def test_help_takes_less_than_300_ms_of_processor_time() -> None:
