@@ -51,6 +51,16 @@ async def test_a_wrong_password_is_told_and_leaves_no_archive(installation: Inst
     await failing_backup(installation, SourceUnavailable, "refuses the connection.*password authentication failed")
 
 
+async def test_the_way_around_peer_authentication_is_told(installation: Installation) -> None:
+    server = installation.server
+    (server.data / "pg_hba.conf").write_text("local all all peer\n")
+    server.restart()
+    installation.source = {"host": str(server.socket_directory), "user": "nobody-of-this-system"}
+    with pytest.raises(SourceUnavailable, match="Peer authentication failed") as refused:
+        await installation.backup()
+    assert "password_file, or map this user" in refused.value.hint
+
+
 async def test_a_server_that_is_down_is_told_and_leaves_no_archive(installation: Installation) -> None:
     config = installation.server
     config.stop()

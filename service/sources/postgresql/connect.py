@@ -77,10 +77,13 @@ def errors_as_source(doing: str) -> Iterator[None]:
     try:
         yield
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
-        raise SourceUnavailable(
-            f"PostgreSQL refuses the connection while {doing}: {error}",
-            hint="Check user, password_file and pg_hba.conf; `deviceon-backup doctor` tries the connection.",
-        ) from error
+        hint = "Check user, password_file and pg_hba.conf; `deviceon-backup doctor` tries the connection."
+        if str(error).startswith("Peer authentication"):
+            hint = (
+                "Over the UNIX socket this server lets in only the system user of the role's name. Give host: 127.0.0.1"
+                " and password_file, or map this user in pg_hba.conf and pg_ident.conf (docs/CONFIGURATION.md)."
+            )
+        raise SourceUnavailable(f"PostgreSQL refuses the connection while {doing}: {error}", hint=hint) from error
     except (asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, asyncpg.AdminShutdownError) as error:
         raise SourceUnavailable(
             f"the connection to PostgreSQL broke while {doing}: {error}",
