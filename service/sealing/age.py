@@ -11,8 +11,13 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import json
+import os
 import re
 import secrets
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
@@ -23,6 +28,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from service.blocking import run_in_thread
 from service.errors import DamagedSlot, SealError
 from service.recovery import ARMOR, BadRecoveryKey, RecoveryKey, is_recipient, parse_identities
+from service.sealing import age_apart
 from service.sealing.slots import KeySlot
 from service.secret import remember
 
@@ -32,6 +38,10 @@ MOST_WORK: Final = 20
 """The largest scrypt work factor (log2 N) that is tried: 1 GiB of memory. Bounds what a hostile slot can cost."""
 MOST_TRIES: Final = 8
 """As many files are tried with one passphrase for one archive; each costs seconds, and anybody can write slots."""
+
+_LITTLE_WORK: Final = 14
+"""Up to this work factor (16 MiB, some 50 ms) a passphrase is tried in this process."""
+_PLUGIN_SECONDS, _PASSPHRASE_SECONDS = 120.0, 300.0
 
 _one_passphrase = threading.Lock()  # each takes up to 1 GiB of memory
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # 5 bits a character; no i, l, o, u to be misread
@@ -100,8 +110,8 @@ class AgeIdentity:
 
     def __init__(self, key: RecoveryKey) -> None:
         self._key = key
-        self._identities = [_identity(text) for text in key.identities]
-        self._unlocked: dict[bytes, list[Any]] = {}
+        self._identities = [_checked(text) for text in key.identities]
+        self._unlocked: dict[bytes, list[str]] = {}
         self._tries = 0
 
     def __repr__(self) -> str:
@@ -128,7 +138,7 @@ class AgeIdentity:
             raise DamagedSlot("a recovery key slot of the archive holds no data key", hint=_HINT)
         return data_key
 
-    def _candidates(self, slot: AgeSlot) -> list[Any]:
+    def _candidates(self, slot: AgeSlot) -> list[str]:
         found = list(self._identities)
         protected = self._key.protected or (slot.identity if self._key.passphrase is not None and not found else None)
         if protected is not None:
@@ -140,7 +150,7 @@ class AgeIdentity:
             )
         return found
 
-    def _unlock(self, protected: str) -> list[Any]:
+    def _unlock(self, protected: str) -> list[str]:
         """Return the identities in an age file under the passphrase; asked once for each file, for it takes seconds."""
         digest = hashlib.sha256(protected.encode()).digest()
         if digest not in self._unlocked:
@@ -148,11 +158,11 @@ class AgeIdentity:
                 text = self._by_passphrase(protected).decode()
             except UnicodeDecodeError:
                 raise DamagedSlot("the protected recovery key holds no identity", hint=_HINT) from None
-            self._unlocked[digest] = [_identity(each) for each in parse_identities(text)]
+            self._unlocked[digest] = [_checked(each) for each in parse_identities(text)]
         return self._unlocked[digest]
 
     def _by_passphrase(self, file: str) -> bytes:
-        check_work(file)
+        work = check_work(file)
         passphrase = self._key.passphrase
         if passphrase is None:
             raise WrongRecoveryKey(
@@ -167,8 +177,15 @@ class AgeIdentity:
         for text in dict.fromkeys((normal(passphrase), passphrase)):
             try:
                 with _one_passphrase:
-                    return bytes(pyrage.passphrase.decrypt(file.encode(), text))
-            except pyrage.DecryptError as error:
+                    if work <= _LITTLE_WORK:
+                        return bytes(pyrage.passphrase.decrypt(file.encode(), text))
+                    return _apart("passphrase", file.encode(), _PASSPHRASE_SECONDS, passphrase=text)
+            except _Failed as error:
+                raise WrongRecoveryKey(
+                    f"the recovery passphrase could not be tried: {error}",
+                    hint="It takes 1 GiB of memory. Make room, and try again.",
+                ) from error
+            except (pyrage.DecryptError, _Refused) as error:
                 if "xcessive" in str(error):  # it would take this machine minutes
                     raise WrongRecoveryKey(
                         "this machine is too slow to try the recovery passphrase",
@@ -205,8 +222,11 @@ def encrypt(data: bytes, recipient: str) -> str:
     except Exception as error:  # the plugin's own words, in an exception without a class of its own
         raise _no_plugin(recipient, error) from error
     try:
-        file = bytes(pyrage.encrypt(data, [whom], armored=True)).decode()
-    except pyrage.EncryptError as error:
+        if isinstance(whom, str):
+            file = _apart("encrypt", data, _PLUGIN_SECONDS, recipient=whom).decode()
+        else:
+            file = bytes(pyrage.encrypt(data, [whom], armored=True)).decode()
+    except (pyrage.EncryptError, _Refused, _Failed) as error:
         raise _no_plugin(recipient, error) from error
     kinds = [kind for kind, *_ in stanzas(file) if not kind.endswith("-grease")]
     native = recipient.rpartition("1")[0] == "age"
@@ -215,13 +235,19 @@ def encrypt(data: bytes, recipient: str) -> str:
     return file
 
 
-def decrypt(file: str, identities: Sequence[Any], *, whom: str | None = None) -> bytes:
-    """Return what is in an armored age file. Raises WrongRecoveryKey, DamagedSlot, PluginFailed."""
+def decrypt(file: str, identities: Sequence[str], *, whom: str | None = None) -> bytes:
+    """Return what is in an armored age file, by identities that `_checked` has passed.
+
+    Raises WrongRecoveryKey, DamagedSlot, PluginFailed.
+    """
     stanzas(file)
+    plugin = any(text.startswith("AGE-PLUGIN-") for text in identities)
     try:
-        return bytes(pyrage.decrypt(file.encode(), list(identities)))
-    except pyrage.DecryptError as error:
-        if "plugin" in str(error).lower():
+        if plugin:
+            return _apart("decrypt", file.encode(), _PLUGIN_SECONDS, identities=list(identities))
+        return bytes(pyrage.decrypt(file.encode(), [pyrage.x25519.Identity.from_str(text) for text in identities]))
+    except (pyrage.DecryptError, _Refused, _Failed) as error:
+        if isinstance(error, _Failed) or "plugin" in str(error).lower():
             raise PluginFailed(
                 f"the plugin of the hardware key failed: {error}", hint="Plug the key in, and install its plugin here."
             ) from error
@@ -277,8 +303,9 @@ def stanzas(armored: str) -> list[list[str]]:
     raise DamagedSlot("a recovery key slot of the archive is cut off", hint=_HINT)
 
 
-def check_work(armored: str) -> None:
-    """Raise DamagedSlot for a passphrase's file that would take too much memory and time to try."""
+def check_work(armored: str) -> int:
+    """Return the work factor of a passphrase's file. Raises DamagedSlot when it would take too much memory and time."""
+    found = 0
     for kind, *arguments in stanzas(armored):
         factor = arguments[1] if kind == "scrypt" and len(arguments) == 2 else ""
         if not re.fullmatch("[1-9][0-9]?", factor) or int(factor) > MOST_WORK:
@@ -286,9 +313,12 @@ def check_work(armored: str) -> None:
                 f"a recovery key slot of the archive is no passphrase's, or wants a work factor above {MOST_WORK}",
                 hint=_HINT,
             )
+        found = max(found, int(factor))
+    return found
 
 
 def _recipient(text: str) -> Any:
+    """Return a recipient of the library; the text itself when it needs a plugin, which is there."""
     if not is_recipient(text):
         raise ValueError("its checksum is wrong, so it was mistyped or cut off")
     prefix = text.rpartition("1")[0]
@@ -296,26 +326,63 @@ def _recipient(text: str) -> Any:
         return pyrage.x25519.Recipient.from_str(text)
     if prefix in {"age1tag", "age1tagpq"}:  # made for hardware, but needing no plugin to encrypt to
         return getattr(pyrage, prefix.removeprefix("age1")).Recipient.from_str(text)
-    recipient = pyrage.plugin.Recipient.from_str(text)
-    return pyrage.plugin.RecipientPluginV1(recipient.plugin(), [recipient], [], _Silent())
+    age_apart.plugin_recipient(text)
+    return text
 
 
-def _identity(text: str) -> Any:
+def _checked(text: str) -> str:
+    """Return an identity that can be used: its checksum is right, its plugin is there."""
     try:
         if text.startswith("AGE-SECRET-KEY-1"):
-            return pyrage.x25519.Identity.from_str(text)
+            pyrage.x25519.Identity.from_str(text)
+            return text
         identity = pyrage.plugin.Identity.from_str(text)
     except pyrage.IdentityError as error:
         raise BadRecoveryKey(
             f"what was given as the recovery key cannot be used: {error}", hint="It may be cut off or mistyped."
         ) from None
     try:
-        return pyrage.plugin.IdentityPluginV1(identity.plugin(), [identity], _Silent())
+        age_apart.plugin_identity(text)
     except Exception as error:
         raise PluginFailed(
             f"the plugin {identity.plugin()} cannot be started: {error}",
             hint=f"Install age-plugin-{identity.plugin()} on this machine.",
         ) from error
+    return text
+
+
+class _Refused(Exception):
+    """The other process says that the library refused it, in the library's words."""
+
+
+class _Failed(Exception):
+    """The other process did not come to an answer."""
+
+
+def _apart(what: str, data: bytes, seconds: float, **given: Any) -> bytes:
+    """Have a step done by a process of its own (service.sealing.age_apart). Raises _Refused, _Failed."""
+    asked = {"what": what, "data": base64.b64encode(data).decode(), **given}
+    with subprocess.Popen(
+        [sys.executable, "-I", age_apart.__file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # not a pipe, which a plugin that hangs would keep open
+        start_new_session=True,
+    ) as process:
+        try:
+            said, _ = process.communicate(json.dumps(asked).encode(), timeout=seconds)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)  # the plugin, too
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise _Failed(f"no answer came in {seconds:.0f} s") from None
+            raise
+    try:
+        answer = json.loads(said)
+    except ValueError:
+        raise _Failed(f"its process ended with {process.returncode}") from None
+    if "done" in answer:
+        return base64.b64decode(answer["done"])
+    raise _Refused(answer["refused"]) if "refused" in answer else _Failed(answer.get("failed", ""))
 
 
 def _no_plugin(recipient: str, error: Exception) -> PluginFailed:
@@ -324,22 +391,3 @@ def _no_plugin(recipient: str, error: Exception) -> PluginFailed:
         f"the key cannot be sealed for {recipient}: {error}",
         hint=f"Install age-plugin-{name} where the service finds programs (its PATH).",
     )
-
-
-class _Silent:
-    """Answers a plugin: nobody is there. A key that wants a PIN typed is used with `age -d` instead."""
-
-    def display_message(self, message: str) -> None:
-        """Pass over a message, such as a wish to be touched."""
-
-    def confirm(self, message: str, yes_string: str, no_string: str | None) -> bool | None:
-        """Confirm nothing."""
-        return None
-
-    def request_public_string(self, description: str) -> str | None:
-        """Give nothing."""
-        return None
-
-    def request_passphrase(self, description: str) -> str | None:
-        """Give nothing."""
-        return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from service.sealing.signature import signed_bytes
 from service.sealing.slots import try_slots
 from storage_backends import open_target
 from tests.cheap_passphrase import protect
+from tests.recipes import eventually
 from tests.vectors.second_reader import PATH, open_archive
 from tests.vectors.small import DATA_KEY, STREAMS
 
@@ -218,6 +221,40 @@ async def test_a_hardware_keys_plugin_works(tmp_path: Path, monkeypatch: pytest.
     command = ["age", "-d", "-i", str(tmp_path / "key.txt")]
     opened = subprocess.run(command, input=slot["file"].encode(), capture_output=True, check=False)
     assert opened.stdout == DATA_KEY, opened.stderr
+
+
+async def test_nothing_waits_for_a_plugin_that_hangs_or_a_passphrase_that_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = tmp_path / "age-plugin-test"
+    plugin.write_text("#!/bin/sh\necho $$ > $(dirname $0)/pid\nexec sleep 600\n")
+    plugin.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(age, "_PLUGIN_SECONDS", 2.0)
+    recipient, identity = bech32("age1test", bytes(8)), bech32("age-plugin-test-", bytes(8)).upper()
+    native, public = age.generate()
+    slot = await age.AgeRecipient(public).wrap(DATA_KEY, b"")
+    protected = {"type": "age", "file": age.protect(native, "a passphrase")}  # of the library's own work factor
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            longest = max(longest, time.monotonic() - before)
+
+    ticking = asyncio.create_task(tick())
+    with pytest.raises(age.PluginFailed, match="no answer"):
+        await age.AgeRecipient(recipient).wrap(DATA_KEY, b"")
+    hung = int((tmp_path / "pid").read_text())
+    await eventually(lambda: not Path(f"/proc/{hung}").exists() or "Z" in Path(f"/proc/{hung}/stat").read_text())
+    with pytest.raises(age.PluginFailed, match="no answer"):
+        await age.AgeIdentity(RecoveryKey(identities=(identity,))).unwrap(slot, b"")
+    with pytest.raises(SealError, match="holds no data key"):
+        await age.AgeIdentity(recovery_key(passphrase="a passphrase")).unwrap(protected, b"")
+    ticking.cancel()
+    assert longest < 1
 
 
 def bech32(prefix: str, data: bytes) -> str:

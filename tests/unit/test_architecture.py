@@ -130,7 +130,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("service.metrics",),
     "pydantic": (),
     "pydantic_core": ("service.config_problems",),
-    "pyrage": ("service.sealing.age",),
+    "pyrage": ("service.sealing.age", "service.sealing.age_apart"),
     "smbclient": ("storage_backends.smb",),
     "smbprotocol": ("storage_backends.smb",),
     "rich": ("service.terminal",),

@@ -129,7 +129,7 @@ def _changed(chip: Chip, pin: TpmPin) -> TpmChanged:
     what = "the TPM has been cleared since it was pinned" if same else "this is not the TPM that was pinned"
     return TpmChanged(
         f"{what}: expected {pin.fingerprint}, found {here}",
-        hint="If the board was replaced or the TPM cleared on purpose, delete tpm-pin.json in state_dir: the next "
-        "backup pins this TPM. Archives made before open only on the old TPM. Otherwise find out who changed "
+        hint="If the board was replaced or the TPM cleared on purpose: `deviceon-backup provision --new-tpm`, then "
+        "`deviceon-backup key rewrap` with the recovery key, for archives made before. Otherwise find out who changed "
         "the machine.",
     )
