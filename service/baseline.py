@@ -44,6 +44,14 @@ class Baseline:
 
 async def find_baseline(config: Config, ledger: Ledger) -> Baseline | None:
     """Return the baseline; None when there is none. Raises StorageError when it may be in a target out of reach."""
+    found, problems = await look_for_baseline(config, ledger)
+    if found is None and problems:
+        raise problems[0]
+    return found
+
+
+async def look_for_baseline(config: Config, ledger: Ledger) -> tuple[Baseline | None, list[StorageError]]:
+    """Return the baseline as far as targets can be reached, and why others cannot: there may be a newer one."""
     copies: dict[str, list[_Copy]] = {}
     problems: list[StorageError] = []
     for one in config.each():
@@ -55,13 +63,11 @@ async def find_baseline(config: Config, ledger: Ledger) -> Baseline | None:
         except StorageError as error:
             problems.append(error)
     if not copies:
-        if problems:
-            raise problems[0]
-        return None
+        return None, problems
     newest = max(copies, key=lambda name: (max(copy.entry.seq or 0 for copy in copies[name]), name))
     found = sorted(copies[newest], key=lambda copy: copy.damaged)
     entry = found[0].entry
-    return Baseline(
+    baseline = Baseline(
         archive=newest,
         created=entry.created,
         server_version=entry.server_version,
@@ -73,6 +79,7 @@ async def find_baseline(config: Config, ledger: Ledger) -> Baseline | None:
         targets=[copy.target for copy in found],
         superseded=sorted(copies.keys() - {newest}),
     )
+    return baseline, problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +105,17 @@ async def _held_as_baseline(target: StorageBackend) -> dict[str, Hold]:
     return {name: found for name, found in holds.items() if found is not None and found.reason == BASELINE}
 
 
-async def require_baseline(config: Config, ledger: Ledger) -> Baseline:
-    """Return the baseline. Raises NotFound when there is none, StorageError."""
-    baseline = await find_baseline(config, ledger)
-    if baseline is None:
-        raise NotFound(
-            "there is no baseline of this server",
-            hint="`deviceon-backup baseline` takes one. Take it while the server is as it was set up.",
-        )
-    return baseline
+async def require_baseline(config: Config, ledger: Ledger) -> tuple[Baseline, list[str]]:
+    """Return the baseline, and sentences on why it may not be the newest. Raises NotFound, StorageError."""
+    baseline, problems = await look_for_baseline(config, ledger)
+    if baseline is not None:
+        return baseline, [f"A newer baseline may be in a target that cannot be looked at: {each}" for each in problems]
+    if problems:
+        raise problems[0]
+    raise NotFound(
+        "there is no baseline of this server",
+        hint="`deviceon-backup baseline` takes one. Take it while the server is as it was set up.",
+    )
 
 
 async def require_none(config: Config, ledger: Ledger, *, replace: bool) -> Baseline | None:

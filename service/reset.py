@@ -37,12 +37,13 @@ async def plan_reset(config: Config, *, remove_new: bool = False, ledger: Ledger
     `remove_new`: whether databases that were made since the baseline go, with the old state. Raises NotFound when there
     is no baseline.
     """
-    baseline = await require_baseline(config, ledger)
+    baseline, doubts = await require_baseline(config, ledger)
     try:
         prepared, archive = await _prepared(config, baseline)
     except SealError:  # the plan says why it cannot be opened
         prepared, archive = config, named(config, baseline)
     plan = await plan_restore(prepared, archive, select=replace(EVERYTHING, exactly=remove_new))
+    plan.warnings.extend(doubts)
     if new := [item.what for item in plan.items if item.action == "keep" and item.note == sources.MADE_SINCE]:
         plan.warnings.append(
             f"Made since the baseline, and left as it is: {', '.join(new)}. --remove-new-databases takes it away."
@@ -59,7 +60,9 @@ async def reset(
     progress: Progress,
 ) -> RestoreResult:
     """Bring the server back to its baseline. Returns and raises as `restore`; NotFound when there is no baseline."""
-    baseline = await require_baseline(config, ledger)
+    baseline, doubts = await require_baseline(config, ledger)
+    for doubt in doubts:
+        progress.warn(doubt)
     prepared, archive = await _prepared(config, baseline)
     progress.say(f"Resetting to the baseline {baseline.archive}")
     select = replace(EVERYTHING, exactly=remove_new)

@@ -125,7 +125,7 @@ def _opened(shared: Shared, options: dict[str, Any]) -> Config:
     from service.ledger import NoLedger  # noqa: PLC0415
 
     config = config_for(shared, "", options)
-    return ask_for_pin(shared, config, named(config, run(require_baseline(config, NoLedger()))))
+    return ask_for_pin(shared, config, named(config, run(require_baseline(config, NoLedger()))[0]))
 
 
 def _show_plan(config: Config, remove_new: bool, allowed: frozenset[str], *, as_json: bool) -> Exit:

@@ -16,6 +16,7 @@ from service.errors import JobRefused
 from service.holding import hold, release
 from service.ledger import NoLedger
 from service.progress import Progress
+from service.reset import plan_reset, reset
 from service.rpc.codec import RpcError
 from storage_backends.base import TargetUnavailable
 from storage_backends.local import LocalBackend
@@ -207,3 +208,24 @@ async def test_nobody_makes_another_archive_the_baseline_by_holding_it(place: Pl
     with pytest.raises(RpcError, match="baseline"):
         await app.api.call("archive.hold", {"archive": other, "reason": "baseline"}, ADMIN)
     assert await name_of(place, app) == name
+
+
+async def test_a_reset_says_that_a_newer_baseline_may_be_in_a_target_out_of_reach(
+    place: Place, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = (await taken(place, app))["result"]["name"]
+    assert (await plan_reset(place.config, ledger=NoLedger())).plan.warnings == []
+    listing = LocalBackend.list_objects
+
+    def away(self: LocalBackend, *arguments: Any, **options: Any) -> Any:
+        if self.url.endswith("/copies"):
+            raise TargetUnavailable("the disk is gone")
+        return listing(self, *arguments, **options)
+
+    monkeypatch.setattr(LocalBackend, "list_objects", away)
+    planned = await plan_reset(place.config, ledger=NoLedger())
+    assert planned.baseline.archive == name
+    assert [told for told in planned.plan.warnings if "newer baseline" in told and "the disk is gone" in told]
+    progress = Progress()
+    await reset(place.config, ledger=NoLedger(), progress=progress)
+    assert [told for told in progress.warnings if "newer baseline" in told]
