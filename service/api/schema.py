@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, get_args
 
 from pydantic import TypeAdapter
@@ -107,8 +108,9 @@ _BY_THE_TRANSPORT: dict[str, dict[str, Any]] = {
 }
 
 
+@cache
 def schema() -> dict[str, Any]:
-    """Return the description of the socket."""
+    """Return the description of the socket, made once since that takes much memory and time: change nothing in it."""
     job = TypeAdapter(Job).json_schema(mode="serialization")
     events = {f"job.{state}": {"description": _JOB_EVENTS[state], "data": job} for state in get_args(JobState)}
     events |= {name: {"description": text, "data": data} for name, (text, data) in _OTHER_EVENTS.items()}
