@@ -114,9 +114,11 @@ class Provisioning:
                 hint="Give --new-tpm when the TPM was replaced or cleared on purpose; then `key rewrap` lets it open"
                 " the archives of before. If it was not, find out who changed it.",
             )
-        secret, chosen = _made(kind, recipients)
+        secret, chosen = await run_in_thread(_made, kind, recipients)
         words = [remember(_word()) for _ in chosen.recipients]
-        challenges = [_challenge(whom, word) for whom, word in zip(chosen.recipients, words, strict=True)]
+        challenges = [
+            await run_in_thread(_challenge, whom, word) for whom, word in zip(chosen.recipients, words, strict=True)
+        ]
         begun = Begun(secrets.token_hex(16), kind, _seen(seen), challenges, secret)
         self._session = _Session(replace(begun, secret=None), seen, now + LIFE, chosen, fixed, words)
         return begun

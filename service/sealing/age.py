@@ -281,7 +281,13 @@ def normal(passphrase: str) -> str:
 
 def protect(identity: str, passphrase: str) -> str:
     """Return an armored age file with an identity, encrypted with a passphrase. Takes a second or two."""
-    return bytes(pyrage.passphrase.encrypt(f"{identity}\n".encode(), passphrase, armored=True)).decode()
+    try:
+        return _apart("protect", f"{identity}\n".encode(), _PASSPHRASE_SECONDS, passphrase=passphrase).decode()
+    except (_Refused, _Failed) as error:
+        raise SealError(
+            f"the recovery key could not be protected by its passphrase: {error}",
+            hint="It takes 1 GiB of memory. Make room, and try again.",
+        ) from error
 
 
 def stanzas(armored: str) -> list[list[str]]:

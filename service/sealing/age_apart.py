@@ -50,6 +50,8 @@ def _step(asked: dict[str, Any]) -> bytes:
     data = base64.b64decode(asked["data"])
     if asked["what"] == "passphrase":
         return bytes(pyrage.passphrase.decrypt(data, asked["passphrase"]))
+    if asked["what"] == "protect":
+        return bytes(pyrage.passphrase.encrypt(data, asked["passphrase"], armored=True))
     if asked["what"] == "encrypt":
         return bytes(pyrage.encrypt(data, [plugin_recipient(asked["recipient"])], armored=True))
     native, plugin = pyrage.x25519.Identity.from_str, plugin_identity

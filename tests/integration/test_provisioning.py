@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from html.parser import HTMLParser
@@ -278,6 +280,24 @@ def test_a_script_proves_its_recipient_with_the_key_file_and_restores_elsewhere(
     listed = ran(command, "key", "list", "--json")
     slots = json.loads(listed.stdout)["archives"][0]["slots"]
     assert [(slot["type"], slot["place"]) for slot in slots][2:] == [("tpm2", "beside")]
+
+
+async def test_the_service_goes_on_while_a_passphrase_is_made(here: Place) -> None:
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            longest = max(longest, time.monotonic() - before)
+
+    ticking = asyncio.create_task(tick())
+    begun = await Provisioning().begin(here.file, "passphrase", [], new_tpm=False, now=START)
+    await asyncio.sleep(0.05)
+    ticking.cancel()
+    assert begun.secret
+    assert longest < 0.7
 
 
 @pytest.mark.parametrize(
