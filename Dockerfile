@@ -18,6 +18,8 @@ RUN apt-get update; \
     apt-get download postgresql-common; \
     dpkg-deb --extract postgresql-common_*.deb /build/pgdg; \
     rm -rf /var/lib/apt/lists/*
+# Without debugging information, which names the directory of the day: the same source gives the same bytes.
+ENV CFLAGS=-g0
 # Builds are not isolated: an isolated one fetches what is newest today. The tools that build do not go into the result.
 COPY requirements-build.txt requirements.txt requirements-sftp.txt ./
 RUN python3 -m venv /build/tools; \
