@@ -198,6 +198,7 @@ async def test_nothing_is_sealed_to_a_tpm_that_is_not_pinned(software_tpm: Softw
         with pytest.raises(TpmChanged, match="this is not the TPM that was pinned") as caught:
             await TpmRecipient(TpmGate(wire.tcti), pin).wrap(bytes(32), ARCHIVE)
         assert pin.fingerprint in str(caught.value)
+        assert "provision --new-tpm" in caught.value.hint
         assert wire.commands
         assert START_AUTH_SESSION not in wire.commands
         assert CREATE not in wire.commands
