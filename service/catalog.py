@@ -12,7 +12,7 @@ from typing import Any
 
 from service.archive.names import parse_archive_name
 from service.config import Config
-from service.errors import ArchiveError, DamagedSlot, NotAuthentic, PinRequired, SealError
+from service.errors import ArchiveError, ConfigError, DamagedSlot, NotAuthentic, PinRequired, SealError
 from service.keys import identities, trusted_signers
 from service.ledger import Evidence, Known, Ledger, NoLedger
 from service.pipeline.closed import check_closed
@@ -139,6 +139,11 @@ def place_of(config: Config, archive: str) -> tuple[str, str]:
         return config.target.url, archive
     if "://" in archive:
         url, _, name = archive.rpartition("/")
+        if "://" not in url or not name:
+            raise ConfigError(
+                f"{archive} is the URL of a target, not of an archive in it",
+                hint="Put a slash and the archive's name behind it.",
+            )
         return url, name
     directory, name = os.path.split(os.path.abspath(archive))
     return f"file://{directory}", name

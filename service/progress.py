@@ -81,7 +81,11 @@ class Progress:
 
     @property
     def eta(self) -> float | None:
-        """Seconds until `expected_raw` is reached at the present rate; None when that cannot be told."""
-        if not self.expected_raw or not self.rate or self.raw >= self.expected_raw:
+        """Seconds until `expected_raw` is reached at the present rate; None when that cannot be told.
+
+        In a stage's first second it cannot: connections are being made, and the rate says nothing yet.
+        """
+        early = time.monotonic() - self.started < 1
+        if early or not self.expected_raw or not self.rate or self.raw >= self.expected_raw:
             return None
         return (self.expected_raw - self.raw) / self.rate

@@ -127,6 +127,12 @@ def machine(backed_up: Machine, tmp_path: Path) -> Machine:
     return mine
 
 
+def test_the_url_of_a_target_is_not_taken_for_an_archive(backed_up: Machine) -> None:
+    result = backed_up.run("inspect", "s3://bucket")
+    assert result.returncode == 2
+    assert "s3://bucket is the URL of a target, not of an archive in it" in result.stderr
+
+
 def test_a_backup_is_listed_inspected_and_verified(backed_up: Machine) -> None:
     (entry,) = backed_up.json("list")["archives"]
     assert entry["name"] == backed_up.archive.name

@@ -28,6 +28,16 @@ def test_each_stage_is_timed_from_its_beginning_to_the_next(clock: list[float]) 
     assert progress.end() == {"snapshot": 2.0, "dump": 5.5}
 
 
+def test_the_time_to_go_is_not_told_before_the_rate_says_something(clock: list[float]) -> None:
+    progress = Progress()
+    progress.begin("dump", "Writing", expected_raw=100)
+    progress.raw += 10
+    clock[0] += 0.5
+    assert progress.eta is None
+    clock[0] += 0.5
+    assert progress.eta == 9
+
+
 def test_a_part_is_timed_beside_its_stage_and_leaves_the_counters(clock: list[float]) -> None:
     progress = Progress()
     progress.begin("stage", "Restoring", expected_raw=10)

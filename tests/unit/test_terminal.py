@@ -99,7 +99,7 @@ def test_on_a_terminal_one_line_moves_and_sentences_stay(terminal: tuple[TextIO,
     with reporting(stream=terminal[0]) as progress:
         progress.begin("dump", "Writing [bold]it[/bold]", expected_raw=2_000_000)
         progress.raw = 1_000_000
-        time.sleep(0.6)
+        time.sleep(1.4)
     text = shown(terminal)
     assert "Writing [bold]it[/bold]" in text, "names are never taken for markup"
     assert "1.0 MB of 2.0 MB" in text
