@@ -56,17 +56,21 @@ async def reset(
     *,
     remove_new: bool = False,
     allow: frozenset[str] = frozenset(),
+    token: str | None = None,
     ledger: Ledger,
     progress: Progress,
 ) -> RestoreResult:
-    """Bring the server back to its baseline. Returns and raises as `restore`; NotFound when there is no baseline."""
+    """Bring the server back to its baseline. Returns and raises as `restore`; NotFound when there is no baseline.
+
+    `token` is of the plan that somebody has looked at: a baseline that was replaced since is refused.
+    """
     baseline, doubts = await require_baseline(config, ledger)
     for doubt in doubts:
         progress.warn(doubt)
     prepared, archive = await _prepared(config, baseline)
     progress.say(f"Resetting to the baseline {baseline.archive}")
     select = replace(EVERYTHING, exactly=remove_new)
-    return await restore(prepared, archive, allow=allow, select=select, progress=progress)
+    return await restore(prepared, archive, allow=allow, select=select, token=token, progress=progress)
 
 
 async def _prepared(config: Config, baseline: Baseline) -> tuple[Config, str]:

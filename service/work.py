@@ -150,8 +150,15 @@ class Work:
 
     async def _reset(self, config: Config, params: dict[str, Any], progress: Progress) -> Result:
         allow, remove_new = frozenset(params.get("allow", ())), params.get("remove_new_databases", False)
-        result = await reset(config, remove_new=remove_new, allow=allow, ledger=self._archives, progress=progress)
-        return asdict(result)
+        done = await reset(
+            config,
+            remove_new=remove_new,
+            allow=allow,
+            token=params.get("token"),
+            ledger=self._archives,
+            progress=progress,
+        )
+        return asdict(done)
 
     async def _rollback(self, config: Config, _: dict[str, Any], progress: Progress) -> Result:
         return {"archive": await rollback(config, progress=progress), "rolled_back": True}

@@ -238,6 +238,9 @@ class RestorePlanOf(OfTarget, Opened, Part):
     """Its name."""
 
 
+PlanToken = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
 class RestoreStart(Mutation, OfTarget, Opened, Part):
     """The archive to restore."""
 
@@ -245,7 +248,7 @@ class RestoreStart(Mutation, OfTarget, Opened, Part):
     """Its name."""
     allow: list[Annotated[str, Field(pattern=r"^[A-Z_]{1,64}$")]] = []
     """Codes of obstacles to go ahead in spite of."""
-    token: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
+    token: PlanToken | None = None
     """A plan's token: the restore is refused (PLAN_CHANGED) when it finds something else than that plan told."""
 
 
@@ -280,6 +283,9 @@ class ResetStart(Mutation, Opened):
     """Whether databases that were made since the baseline go, with the old state."""
     allow: list[Annotated[str, Field(pattern=r"^[A-Z_]{1,64}$")]] = []
     """Codes of obstacles to go ahead in spite of."""
+    token: PlanToken | None = None
+    """A plan's token: the reset is refused (PLAN_CHANGED) when it finds something else than that plan told, such as
+    another baseline."""
 
 
 class SchedulePreview(Params):

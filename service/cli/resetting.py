@@ -103,14 +103,16 @@ def reset_to_default(
     config = _opened(shared, options)
     allowed = frozenset(allow)
     if plan_only:
-        ctx.exit(_show_plan(config, remove_new_databases, allowed, as_json=shared.json))
+        ctx.exit(_show_plan(config, remove_new_databases, allowed, as_json=shared.json)[0])
+    token = None
     if not yes:
         shared.require_somebody()
         allowed |= ASKED
-        if refused := _show_plan(config, remove_new_databases, allowed, as_json=False):
+        refused, token = _show_plan(config, remove_new_databases, allowed, as_json=False)
+        if refused:
             ctx.exit(refused)
         _ask_for_the_name()
-    params = {"remove_new_databases": remove_new_databases, "allow": sorted(allowed)}
+    params = {"remove_new_databases": remove_new_databases, "allow": sorted(allowed), "token": token}
     result = run_job_with(config, shared, options, "reset.start", **params)
     if shared.json:
         emit(result | {"message": RESET})
@@ -128,7 +130,8 @@ def _opened(shared: Shared, options: dict[str, Any]) -> Config:
     return ask_for_pin(shared, config, named(config, run(require_baseline(config, NoLedger()))[0]))
 
 
-def _show_plan(config: Config, remove_new: bool, allowed: frozenset[str], *, as_json: bool) -> Exit:
+def _show_plan(config: Config, remove_new: bool, allowed: frozenset[str], *, as_json: bool) -> tuple[Exit, str | None]:
+    """Show what a reset would do; return the exit code and the token of that plan."""
     from service.ledger import NoLedger  # noqa: PLC0415
     from service.reset import plan_reset  # noqa: PLC0415
     from service.restore_plan import MAY_BE_ALLOWED  # noqa: PLC0415
@@ -138,10 +141,10 @@ def _show_plan(config: Config, remove_new: bool, allowed: frozenset[str], *, as_
     code = failures.refusal_code(blocking) if blocking else Exit.OK
     if as_json:
         emit(asdict(found) | {"possible": not blocking})
-        return code
+        return code, found.plan.token or None
     render.plan(found.plan, can_be_allowed=MAY_BE_ALLOWED)
     click.echo("A reset would be refused." if blocking else "Nothing is in the way.")
-    return code
+    return code, found.plan.token or None
 
 
 def _ask_for_the_name() -> None:

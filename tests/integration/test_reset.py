@@ -19,7 +19,7 @@ import yaml
 from demo.postgresql_server import PostgresqlServer
 from service.app import opened
 from service.config import Config, read
-from service.errors import NotFound, SwapFailed
+from service.errors import NotFound, RestoreRefused, SwapFailed
 from service.ledger import NoLedger
 from service.progress import Progress
 from service.reset import plan_reset, reset
@@ -135,6 +135,19 @@ async def test_it_returns_to_the_baseline_and_keeps_what_belongs_to_the_installa
 
     await installed.rollback()
     assert (await installed.words(), installed.files(), await installed.databases()) == ({"changed"}, before, names)
+
+
+async def test_a_reset_goes_to_the_baseline_that_its_plan_has_shown_or_nowhere(installed: Server) -> None:
+    token = (await plan_reset(installed.config, ledger=NoLedger())).plan.token
+    async with opened(read(installed.config_file)) as app:
+        job = await app.jobs.run_now("baseline", {"replace": True}, Progress())
+        assert job.state == "succeeded", job.error
+    with pytest.raises(RestoreRefused, match="not what the plan told"):
+        await installed.reset(token=token)
+    assert await installed.words() == {"changed"}
+    newer = (await plan_reset(installed.config, ledger=NoLedger())).plan.token
+    assert newer not in ("", token)
+    await installed.reset(token=newer)
 
 
 async def test_a_plan_says_how_the_server_differs_from_its_baseline(installed: Server) -> None:
