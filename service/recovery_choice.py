@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service.config import ConfigFile
 from service.config_types import Recipient
 from service.errors import SealError
-from service.state_directory import prepare, replace_file
+from service.state_directory import prepare, read_file, replace_file
 
 FILE_NAME: Final = "recovery.json"
 NO_RECOVERY: Final = "no recovery key: loss of this TPM is loss of all backups"
@@ -86,15 +86,11 @@ def save_choice(state_dir: Path, chosen: ChosenRecovery) -> None:
 
 def _load(path: Path) -> ChosenRecovery | None:
     # What cannot be read must not be taken as no recovery key: archives would go on being made without it, unnoticed.
-    try:
-        with path.open("rb") as file:
-            return ChosenRecovery.model_validate_json(file.read(_LARGEST))
-    except FileNotFoundError:
+    data = read_file(path, "the choice of recovery keys", most=_LARGEST, hint="Correct its mode.")
+    if data is None:
         return None
-    except OSError as error:
-        raise SealError(
-            f"the choice of recovery keys in {path} cannot be read: {error.strerror}", hint="Correct its mode."
-        ) from error
+    try:
+        return ChosenRecovery.model_validate_json(data)
     except ValidationError as error:
         raise SealError(
             f"the choice of recovery keys in {path} is damaged",

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from service.blocking import run_in_thread
-from service.errors import ConfigError, JobRefused
+from service.errors import ConfigError, JobRefused, SealError
 
 
 def prepare(directory: Path) -> Path:
@@ -34,6 +34,20 @@ def replace_file(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_directory(path.parent)
+
+
+def read_file(path: Path, what: str, *, most: int, hint: str, failure: type[SealError] = SealError) -> bytes | None:
+    """Return the first `most` bytes of a file of ours; None when there is none.
+
+    Raises `failure`, naming `what` it is, when it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(most)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise failure(f"{what} in {path} cannot be read: {error.strerror}", hint=hint) from error
 
 
 def remove_file(path: Path) -> None:

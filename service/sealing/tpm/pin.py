@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from service.errors import SealError
 from service.sealing.tpm.gate import TpmGate
 from service.sealing.tpm.public_area import BadPublicArea, fingerprint, name_of, require_storage_parent
+from service.state_directory import read_file
 
 if TYPE_CHECKING:
     from service.sealing.tpm.chip import Chip
@@ -52,15 +53,9 @@ async def read_pin(gate: TpmGate) -> TpmPin:
 
 def load_pin(path: Path) -> TpmPin | None:
     """Return the pin, or None when there is none yet. Raises SealError when the file cannot be used."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST)
-    except FileNotFoundError:
+    data = read_file(path, "the pinned TPM", most=_LARGEST, hint="Correct its mode.")
+    if data is None:
         return None
-    except OSError as error:
-        raise SealError(
-            f"the pinned TPM in {path} cannot be read: {error.strerror}", hint="Correct its mode."
-        ) from error
     try:
         return _parse(data)
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -27,7 +27,7 @@ from service.errors import ConfigError, PinUnusable
 from service.sealing.tpm.gate import TpmGate
 from service.sealing.tpm.pin import TpmPin
 from service.sealing.tpm.public_area import BadPublicArea, name_of, require_pin_object
-from service.state_directory import remove_file, replace_file
+from service.state_directory import read_file, remove_file, replace_file
 
 if TYPE_CHECKING:
     from service.sealing.tpm.chip import Chip
@@ -119,15 +119,10 @@ def require_good_pin(pin: str) -> None:
 
 def load_restore_pin(path: Path) -> RestorePin | None:
     """Return the PIN that is set, or None. Raises PinUnusable when the file cannot be used."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST)
-    except FileNotFoundError:
+    hint = "Correct its owner and mode."
+    data = read_file(path, "the restore PIN", most=_LARGEST, hint=hint, failure=PinUnusable)
+    if data is None:
         return None
-    except OSError as error:
-        raise PinUnusable(
-            f"the restore PIN in {path} cannot be read: {error.strerror}", hint="Correct its owner and mode."
-        ) from error
     try:
         stored = _Stored.model_validate_json(data)
     except ValueError as error:  # ValidationError is one

@@ -22,7 +22,7 @@ from service.sealing.signature import public_key_of, signed_digest, signer_finge
 from service.sealing.tpm.gate import TpmGate
 from service.sealing.tpm.pin import TpmPin
 from service.sealing.tpm.public_area import signing_point
-from service.state_directory import replace_file, sync_directory
+from service.state_directory import read_file, replace_file, sync_directory
 
 if TYPE_CHECKING:
     from service.sealing.tpm.chip import Chip
@@ -120,15 +120,9 @@ async def open_signer(gate: TpmGate, pin: TpmPin, path: Path) -> TpmSigner:
 
 def load_signing_key(path: Path) -> SigningKey | None:
     """Return the key, or None when there is none yet. Raises SealError when the file cannot be used."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST)
-    except FileNotFoundError:
+    data = read_file(path, "the signing key", most=_LARGEST, hint="Correct its owner and mode.")
+    if data is None:
         return None
-    except OSError as error:
-        raise SealError(
-            f"the signing key in {path} cannot be read: {error.strerror}", hint="Correct its owner and mode."
-        ) from error
     try:
         stored = _Stored.model_validate_json(data)
         key = SigningKey(*(bytes.fromhex(text) for text in (stored.srk_name, stored.private, stored.public)))
