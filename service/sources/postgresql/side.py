@@ -7,12 +7,12 @@ and foreign keys to tables whose rows are not there.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 from service.config_sources import PostgresqlSettings
@@ -32,8 +32,8 @@ from service.sources.postgresql.load import lacking, load, table_of, tables_of
 from service.sources.postgresql.needed import NO_CHANGE
 from service.sources.postgresql.preflight import space
 from service.sources.postgresql.rows import ROWS, SMALL_TABLES
+from service.sources.postgresql.scratch import Scratch
 from service.sources.postgresql.stage import (
-    SCRATCH_OPTIONS,
     bare_template,
     beside,
     create_database,
@@ -143,13 +143,13 @@ def _unknown(database: str, schema: str, table: str, known: Collection[Table]) -
     )
 
 
-class _Side:
+class _Side(Scratch):
     """Fills the side database."""
 
     def __init__(
         self,
         settings: PostgresqlSettings,
-        directory: Any,
+        directory: Path,
         database: dict[str, Any],
         scratch: str,
         streams: Sequence[StoredStream],
@@ -158,14 +158,8 @@ class _Side:
         *,
         jobs: int,
     ) -> None:
-        self._settings = settings
-        self._directory = directory
-        self._database = database
-        self._scratch = scratch
+        super().__init__(settings, directory, database, scratch, reader, progress, jobs=jobs)
         self._streams = streams
-        self._reader = reader
-        self._progress = progress
-        self._jobs = jobs
 
     async def run(self, tables: Sequence[Table], into: str) -> tuple[list[SideTable], list[str]]:
         name = self._database["name"]
@@ -173,15 +167,13 @@ class _Side:
         if len(schemas) != 1 or lacking(self._streams):
             raise StageFailed(f"the archive does not hold every stream of database {name!r}")
         with tools.anonymous_file("schema") as schema:
-            async for piece in self._read(schemas[0]):
-                schema.write(piece)
-            schema.flush()
+            await self._write_schema(schemas[0], schema)
             every = await tools.entries(self._settings, self._directory, schema)
             plain = [line for line in every if not _is(line, _LEFT_OUT)]
             async with self._connect() as connection:
                 with errors_as_source("preparing an empty database"):
                     await bare_template(connection, self._database)
-            await self._definitions(schema, plain, "--section=pre-data")
+            await self._definitions(schema, *_WITHOUT, "--section=pre-data", only=plain)
             async with self._connect() as connection:
                 with errors_as_source("looking for the tables"):
                     parts = {table: await self._parts(connection, *table) for table in tables}
@@ -190,33 +182,13 @@ class _Side:
             self._progress.expected_raw = sum(stream.bytes for stream in (*schemas, *streams))
             await load(name, streams, connect=self._connect, read=self._read, workers=self._jobs, only=wanted)
             self._progress.say("Building indexes and constraints")
-            await self._definitions(schema, plain, "--section=post-data", f"--jobs={self._jobs}")
+            await self._definitions(schema, *_WITHOUT, "--section=post-data", f"--jobs={self._jobs}", only=plain)
             told = await self._foreign_keys(schema, [line for line in every if _is(line, _LEFT_OUT[:1])], wanted)
         async with self._connect() as connection:
             with errors_as_source("finishing"):
                 await set_sequences(connection, self._database["sequences"])
                 done = [await self._table(connection, *table, parts[table], into) for table in tables]
         return done, [*told, *self._notes()]
-
-    def _connect(self) -> contextlib.AbstractAsyncContextManager[Connection]:
-        return connection_to(self._settings, self._scratch, scratch=True)
-
-    async def _read(self, stream: StoredStream) -> AsyncGenerator[bytes, None]:
-        async with contextlib.aclosing(self._reader.read(stream)) as pieces:
-            async for piece in pieces:
-                self._progress.raw += len(piece)
-                yield piece
-
-    async def _definitions(self, schema: IO[bytes], only: Sequence[str], *arguments: str) -> None:
-        await tools.restore_file(
-            self._settings,
-            self._directory,
-            self._scratch,
-            [*_WITHOUT, *arguments],
-            file=schema,
-            only=only,
-            options=SCRATCH_OPTIONS,
-        )
 
     async def _parts(self, connection: Connection, schema: str, table: str) -> list[Table]:
         """Return the table and all that inherits from it, its partitions: whatever its rows lie in."""
@@ -243,7 +215,7 @@ class _Side:
             if not _is(line, starts):
                 continue
             try:
-                await self._definitions(schema, [line])
+                await self._definitions(schema, *_WITHOUT, only=[line])
             except SourceError as error:
                 if "violates foreign key constraint" not in str(error):
                     raise

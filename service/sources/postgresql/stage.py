@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import asyncpg
 
@@ -30,13 +30,11 @@ from service.sources.postgresql.connect import (
 from service.sources.postgresql.load import lacking, load, tables_of, together
 from service.sources.postgresql.needed import NO_CHANGE, keep_needed, only
 from service.sources.postgresql.rows import ROWS, SMALL_TABLES
+from service.sources.postgresql.scratch import SCRATCH_OPTIONS, Scratch
 
 _NAME_BYTES = 63
 _SAMPLED_ROWS = 30_000
 """ANALYZE looks at so many rows of each table, at the default statistics target."""
-
-# Safe in a database that nobody uses yet: losing it loses nothing, and the swap's own commit flushes it all.
-SCRATCH_OPTIONS = {"synchronous_commit": "off"}
 
 
 async def stage(
@@ -180,7 +178,7 @@ def _digest(piece: bytes) -> bytes:
     return hashlib.sha256(piece).digest()
 
 
-class _Build:
+class _Build(Scratch):
     """Fills one scratch database from its streams."""
 
     def __init__(
@@ -195,17 +193,11 @@ class _Build:
         *,
         jobs: int,
     ) -> None:
-        self._settings = settings
-        self._directory = directory
-        self._database = database
-        self._scratch = scratch
+        super().__init__(settings, directory, database, scratch, reader, progress, jobs=jobs)
         self._rows = [stream for stream in streams if stream.kind in (ROWS, SMALL_TABLES)]
         self._tables = tables_of(self._rows)
         self._schemas = [stream for stream in streams if stream.kind == "postgresql.schema"]
         self._large_objects = [stream for stream in streams if stream.kind == "postgresql.large_objects"]
-        self._reader = reader
-        self._progress = progress
-        self._jobs = jobs
 
     async def run(self) -> None:
         """Create the definitions, load, then build indexes and constraints on the loaded data, and check."""
@@ -213,12 +205,10 @@ class _Build:
             raise StageFailed(f"the archive does not hold every stream of database {self._database['name']!r}")
         self._progress.say(f"Restoring database {self._database['name']} beside the live one")
         with tools.anonymous_file("schema") as schema:
-            async for piece in self._read(self._schemas[0]):
-                schema.write(piece)
-            schema.flush()
+            await self._write_schema(self._schemas[0], schema)
             async with self._open("preparing an empty database") as connection:
                 await bare_template(connection, self._database)
-            await self._definitions(schema, "pre-data")
+            await self._definitions(schema, "--section=pre-data")
             with self._progress.part("rows"):
                 await load(
                     self._database["name"], self._rows, connect=self._connect, read=self._read, workers=self._jobs
@@ -230,15 +220,9 @@ class _Build:
                     )
             self._progress.say(f"Building indexes and constraints of database {self._database['name']}")
             with self._progress.part("indexes", quiet=True):
-                await self._definitions(schema, "post-data")
+                await self._definitions(schema, "--section=post-data", f"--jobs={self._jobs}")
         with self._progress.part("statistics", quiet=True):
             await self._finish()
-
-    async def _read(self, stream: StoredStream) -> AsyncGenerator[bytes, None]:
-        async with contextlib.aclosing(self._reader.read(stream)) as pieces:
-            async for piece in pieces:
-                self._progress.raw += len(piece)
-                yield piece
 
     async def _proven(self, stream: StoredStream) -> AsyncGenerator[bytes, None]:
         """Yield a stream's bytes after all of it was found to be what the manifest says.
@@ -262,26 +246,12 @@ class _Build:
                     )
                 yield piece
 
-    def _connect(self) -> contextlib.AbstractAsyncContextManager[Connection]:
-        return connection_to(self._settings, self._scratch, scratch=True)
-
     @contextlib.asynccontextmanager
     async def _open(self, doing: str) -> AsyncIterator[Connection]:
         """Connect, and say what was being done when something fails."""
         async with self._connect() as connection:
             with errors_as_source(f"{doing} (database {self._database['name']!r})"):
                 yield connection
-
-    async def _definitions(self, schema: IO[bytes], section: str) -> None:
-        jobs = [f"--jobs={self._jobs}"] if section == "post-data" else []
-        await tools.restore_file(
-            self._settings,
-            self._directory,
-            self._scratch,
-            [f"--section={section}", *jobs],
-            file=schema,
-            options=SCRATCH_OPTIONS,
-        )
 
     async def _finish(self) -> None:
         """Do what needs all rows and indexes: sequences, materialized views, statistics; then compare."""
