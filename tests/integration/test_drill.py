@@ -443,7 +443,7 @@ async def test_what_a_killed_drill_leaves_is_dropped_at_the_next_start(
         ("Building indexes and constraints of database app", 0.02),
         ("Comparing the restored copy of /", 0.0),
         ("Dropping what was restored", 0.0),
-        ("Dropping what was restored", 0.05),
+        ("Dropping what was restored", 0.01),
     ]:
         process = subprocess.Popen(
             [sys.executable, "-c", _DRILL, ground.config.model_dump_json(exclude_unset=True), ground.archive],
