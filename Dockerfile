@@ -1,9 +1,9 @@
 # The service as a container image: docs/CONTAINER.md tells how to build, run and prove it.
 #
-# The base is given by tag, since nobody could look its digest up where this was written. Pin it for a release:
-#   docker buildx imagetools inspect debian:bookworm-slim     # tells the digest of today
-#   docker build --build-arg BASE=debian:bookworm-slim@sha256:... .
-ARG BASE=debian:bookworm-slim
+# The base is the same for everybody, whatever its tag says later, on amd64 and arm64 alike. A release takes the newest:
+# https://github.com/docker-library/repo-info/blob/master/repos/debian/remote/bookworm-slim.md has it, and so has
+# `docker buildx imagetools inspect debian:bookworm-slim`. What Debian has mended since then is installed below.
+ARG BASE=debian:bookworm-20260918-slim@sha256:3783cc01769c7b2b1b83a5c5ad96c815348e28ed7da68e2e3687004faa906251
 
 # What compiles, and what is compiled: nothing of this stage is in the result but /opt/deviceon-backup and a public key.
 FROM ${BASE} AS builder
@@ -21,14 +21,16 @@ RUN apt-get update; \
 # Without debugging information, which names the directory of the day: the same source gives the same bytes.
 ENV CFLAGS=-g0
 # Builds are not isolated: an isolated one fetches what is newest today. The tools that build do not go into the result.
-COPY requirements-build.txt requirements.txt requirements-sftp.txt ./
+COPY requirements-build.txt requirements.txt requirements-portal.txt requirements-sftp.txt ./
 RUN python3 -m venv /build/tools; \
     /build/tools/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes \
         --requirement requirements-build.txt
-# "yes" adds what sftp:// targets need.
+# "no" leaves out what the portal needs (`deviceon-backup portal`); "yes" adds what sftp:// targets need.
+ARG PORTAL=yes
 ARG SFTP=no
 # hadolint ignore=SC2086
-RUN case "${SFTP}" in yes) more="--requirement requirements-sftp.txt" ;; no) more= ;; *) exit 2 ;; esac; \
+RUN case "${PORTAL}" in yes) more="--requirement requirements-portal.txt" ;; no) more= ;; *) exit 2 ;; esac; \
+    case "${SFTP}" in yes) more="${more} --requirement requirements-sftp.txt" ;; no) ;; *) exit 2 ;; esac; \
     /build/tools/bin/pip wheel --no-cache-dir --disable-pip-version-check --require-hashes --no-build-isolation \
         --wheel-dir /build/wheels --requirement requirements.txt ${more}
 COPY pyproject.toml README.md LICENSE ./
@@ -40,6 +42,9 @@ RUN /build/tools/bin/pip wheel --no-cache-dir --disable-pip-version-check --no-b
     python3 -m venv --without-pip /opt/deviceon-backup; \
     /build/tools/bin/pip --python /opt/deviceon-backup/bin/python install --no-cache-dir --disable-pip-version-check \
         --no-index --no-deps --no-compile /build/wheels/*.whl; \
+    # Babel knows a thousand locales in 35 MB; the portal speaks these languages.
+    find /opt/deviceon-backup/lib -path '*/babel/locale-data/*.dat' \
+        ! -name 'root.dat' ! -name 'en*.dat' ! -name 'zh*.dat' -delete; \
     /opt/deviceon-backup/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash \
         /opt/deviceon-backup/lib
 
@@ -53,6 +58,7 @@ COPY --from=builder /build/pgdg/usr/share/postgresql-common/pgdg/apt.postgresql.
 # hadolint ignore=DL3008,SC2086
 RUN mkdir -p /usr/share/man/man1 /usr/share/man/man7; \
     apt-get update; \
+    apt-get upgrade -y --no-install-recommends; \
     apt-get install -y --no-install-recommends \
         ca-certificates python3 tini \
         libtss2-esys-3.0.2-0 libtss2-fapi1 libtss2-mu0 libtss2-rc0 libtss2-sys1 libtss2-tctildr0 \

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,6 +211,21 @@ async def _describe(story: Story, world: World) -> None:
     )
     story.say(f"Configuration in {world.files.config}, with MongoDB's sensor data below it (never backed up)")
     story.say(f"Grafana's SQLite database in {world.files.grafana}, in use")
+
+
+def told_in_a_directory(prefix: str, tell: Callable[[Story, Path], Coroutine[Any, Any, None]]) -> int:
+    """Tell a story that needs a directory for a while, and how it ended; return the exit code."""
+    story = Story()
+    with tempfile.TemporaryDirectory(prefix=prefix) as directory:
+        Path(directory).chmod(0o755)
+        try:
+            asyncio.run(tell(story, Path(directory)))
+        except Unexpected as problem:
+            print(f"\nFAILED: {problem}", flush=True)
+            return 1
+    story.end()
+    print(SUCCESS, flush=True)
+    return 0
 
 
 def main() -> int:

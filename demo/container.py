@@ -12,7 +12,6 @@ import asyncio
 import json
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from demo import config_files, sample
-from demo.__main__ import SUCCESS, Story, Unexpected, World
+from demo.__main__ import SUCCESS, Story, Unexpected, World, told_in_a_directory
 from demo.compare import diff, fingerprint
 from demo.postgresql_server import PostgresqlServer
 from demo.software_tpm import SoftwareTpm
@@ -242,17 +241,9 @@ def main() -> int:
     parser.add_argument("image")
     parser.add_argument("--scale", type=float, default=0.02, help="1 is about 2.5 GB")
     arguments = parser.parse_args()
-    story = Story()
-    with tempfile.TemporaryDirectory(prefix="deviceon-image-") as directory:
-        Path(directory).chmod(0o755)
-        try:
-            asyncio.run(tell(story, Path(directory), arguments.image, arguments.scale))
-        except Unexpected as problem:
-            print(f"\nFAILED: {problem}", flush=True)
-            return 1
-    story.end()
-    print(SUCCESS, flush=True)
-    return 0
+    return told_in_a_directory(
+        "deviceon-image-", lambda story, directory: tell(story, directory, arguments.image, arguments.scale)
+    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -247,21 +247,24 @@ class PostgresqlServer:
         )
         return connection
 
-    async def execute(self, sql: str, *, database: str = "postgres") -> None:
-        """Run statements on a connection of their own. More than one are one transaction."""
+    @contextlib.asynccontextmanager
+    async def connected(self, database: str = "postgres") -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        """Hold a connection inside the block."""
         connection = await self.connect(database)
         try:
-            await connection.execute(sql)
+            yield connection
         finally:
             await connection.close()
 
+    async def execute(self, sql: str, *, database: str = "postgres") -> None:
+        """Run statements on a connection of their own. More than one are one transaction."""
+        async with self.connected(database) as connection:
+            await connection.execute(sql)
+
     async def fetch(self, sql: str, *values: object, database: str = "postgres") -> list[asyncpg.Record]:
         """Run one query on a connection of its own."""
-        connection = await self.connect(database)
-        try:
+        async with self.connected(database) as connection:
             return await connection.fetch(sql, *values)
-        finally:
-            await connection.close()
 
     def run(self, program: str, arguments: Sequence[str], *, timeout: float = 300) -> str:
         """Run a client program (`pg_dump`, `pgbench`, ...) against this server and return what it printed."""

@@ -35,6 +35,15 @@ def test_it_has_the_version_and_starts_the_program_of_the_project() -> None:
     assert entry.strip('[]"').split('", "') == ["/usr/bin/tini", "-s", "--", *PROJECT["scripts"]]
 
 
+def test_the_base_is_named_by_the_digest_of_a_day_that_the_page_tells() -> None:
+    [base] = [line.removeprefix("BASE=") for line in instructions("ARG") if line.startswith("BASE=")]
+    assert re.fullmatch(r"debian:bookworm-20\d{6}-slim@sha256:[0-9a-f]{64}", base)
+    assert f"| `BASE` | `{base}` |" in (ROOT / "docs/CONTAINER.md").read_text()
+    assert instructions("FROM") == ["${BASE} AS builder", "${BASE}"]
+    [debian] = [run for run in instructions("RUN") if "POSTGRESQL_CLIENTS" in run]
+    assert "apt-get upgrade -y" in debian, "what Debian has mended since that day"
+
+
 def test_it_runs_as_a_number_that_owns_state_and_socket_where_the_service_looks_for_them() -> None:
     assert instructions("USER") == ["10001:10001"]
     [accounts] = [run for run in instructions("RUN") if "useradd" in run]
@@ -65,7 +74,14 @@ def test_python_packages_come_from_the_locks_and_nothing_else() -> None:
         "requirements-build.txt",
         "requirements.txt",
     }
-    assert re.findall(r'more="--requirement (\S+)"', DOCKERFILE) == ["requirements-sftp.txt"]
+    chosen = re.findall(r'more="(?:\$\{more\} )?--requirement (\S+)"', DOCKERFILE)
+    assert chosen == ["requirements-portal.txt", "requirements-sftp.txt"]
+
+
+def test_it_keeps_the_locales_of_the_languages_that_the_portal_speaks() -> None:
+    kept = set(re.findall(r"! -name '([a-z]+)\*?\.dat'", DOCKERFILE))
+    spoken = {"root", "en", *(path.stem.partition("_")[0] for path in (ROOT / "service/portal/locale").glob("*.po"))}
+    assert kept == spoken
 
 
 def test_it_has_the_libraries_that_reach_a_tpm() -> None:

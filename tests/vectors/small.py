@@ -15,11 +15,28 @@ from typing import Any
 from service.archive import chunk, names, zip64
 from service.archive.parts import Footer, Header, KeySlots, Manifest, check_footer, check_manifest
 from service.errors import CorruptArchive
+from service.sealing.slots import KeySlot
 from service.sealing.suite import TAG_BYTES, ArchiveKeys, StreamCipher, check_commit, check_footer_mac
 
 DATA_KEY = bytes(range(0x20))
 ARCHIVE_ID = bytes(range(0x10))
 CREATED = datetime(2025, 1, 31, 2, 0, 7, tzinfo=UTC)
+
+
+class KnownKey:
+    """An identity that opens any slot with one data key."""
+
+    proves_origin = True
+
+    def __init__(self, data_key: bytes = DATA_KEY) -> None:
+        self._data_key = data_key
+
+    def accepts(self, slot: KeySlot) -> bool:
+        return True
+
+    async def unwrap(self, slot: KeySlot, archive_id: bytes) -> bytes:
+        return self._data_key
+
 
 Streams = dict[int, list[bytes]]
 """Raw chunks by stream."""
