@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, in a registry of their own; docs/METRICS.md lists them with example alerts.
+"""Metrics for Prometheus, in a registry of their own; docs/METRICS.md lists them, docs/RUNBOOKS.md has the alerts.
 
 Times are UNIX timestamps in seconds, 0 for never: an alert on the age of the last success then fires, instead of
 finding nothing to compare.
@@ -7,11 +7,11 @@ finding nothing to compare.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from service.job import ENDED, Job, JobKind
 from service.secret import redact
@@ -28,7 +28,9 @@ class Metrics:
         self._targets: set[str] = set()
         self._define_jobs()
         self._define_backups()
+        self._define_schedules()
         self._define_surroundings()
+        self._define_service()
         for kind in get_args(JobKind):
             self._running.labels(kind).set(0)
             for result in ENDED:
@@ -70,7 +72,6 @@ class Metrics:
         self._stages = self._gauge(
             "last_backup_stage_duration_seconds", "How long each stage of the last successful backup took.", ("stage",)
         )
-        self._next_run = self._gauge("next_run_timestamp_seconds", "When the next backup is due, 0 for never.")
         self._no_recovery = self._gauge(
             "recovery_missing", "1 when archives open on this TPM only: its loss is the loss of all backups. Else 0."
         )
@@ -82,8 +83,21 @@ class Metrics:
             "last_drill_success_timestamp_seconds",
             "When the last drill ended that restored an archive for practice; known across restarts, 0 for never.",
         )
+
+    def _define_schedules(self) -> None:
+        self._next_run = self._gauge("next_run_timestamp_seconds", "When the next backup is due, 0 for never.")
         self._next_drill = self._gauge("next_drill_timestamp_seconds", "When the next drill is due, 0 for never.")
         self._schedule = self._gauge("schedule_enabled", "1 when backups are made by a schedule, else 0.")
+        self._pause = self._gauge(
+            "schedule_longest_pause_seconds",
+            "Longest time that the schedule of this kind leaves between two runs; absent without a schedule.",
+            ("kind",),
+        )
+        self._missed = self._gauge(
+            "last_missed_timestamp_seconds",
+            "When it was last told that a job of this kind was due and did not begin; known across restarts.",
+            ("kind",),
+        )
 
     def _define_surroundings(self) -> None:
         self._archives = self._gauge(
@@ -101,13 +115,50 @@ class Metrics:
             ("target",),
         )
         self._up = self._gauge("target_up", "1 when the target could be used the last time, else 0.", ("target",))
+        self._free = self._gauge(
+            "target_free_bytes", "Bytes that the target still takes; absent where it cannot tell.", ("target",)
+        )
+        self._owed = self._gauge(
+            "copies_owed", "Archives that the target has missed and that are still to be copied there.", ("target",)
+        )
+
+        self._of_targets = (
+            self._archives,
+            self._bytes,
+            self._newest,
+            self._newest_restorable,
+            self._up,
+            self._free,
+            self._owed,
+        )
+
+    def _define_service(self) -> None:
+        self._restore_pending = self._gauge(
+            "restore_pending_timestamp_seconds",
+            "Since when a restore keeps the state before it and waits for commit or rollback, 0 when none does.",
+        )
+        self._clock = self._gauge(
+            "clock_suspect", "1 when the clock was set within the last day, so that nothing is pruned by age; else 0."
+        )
+        self._aside = self._gauge(
+            "state_files_set_aside",
+            "Files in the state directory that could not be used any more and were kept: history or settings.",
+            ("what",),
+        )
+        self._state_free = self._gauge("state_free_bytes", "Bytes that are free where the state directory is.")
+        self._state_size = self._gauge("state_size_bytes", "Size in bytes of the file system of the state directory.")
+        self._certificate = self._gauge(
+            "certificate_expiry_timestamp_seconds",
+            "When the certificate of the TLS socket expires; 0 without a TLS socket.",
+        )
+        ProcessCollector(registry=self.registry)
         self._build = self._gauge("build_info", "Always 1; the label tells the version of the service.", ("version",))
 
-    def seed(self, *last_successes: Job | None) -> None:
-        """Tell, when the service starts, which jobs were the last that succeeded, so that their age is known."""
-        for job in last_successes:
-            if job is not None:
-                self._note_success(job)
+    def seed(self, *ended: Job) -> None:
+        """Tell, when the service starts, the last job of each kind and result, so that their age is known."""
+        for job in ended:
+            self._note_end(job)
+            self._note_success(job)
 
     def job_started(self, job: Job) -> None:
         """Count a job as running."""
@@ -121,8 +172,7 @@ class Metrics:
         self._running_jobs.pop(job.id, None)
         self._count_running(job.kind)
         self._runs.labels(job.kind, job.state).inc()
-        if job.ended:
-            self._last_run.labels(job.kind, job.state).set(job.ended.timestamp())
+        self._note_end(job)
         if job.seconds is not None:
             self._durations.labels(job.kind).observe(job.seconds)
             self._last_duration.labels(job.kind).set(job.seconds)
@@ -153,13 +203,25 @@ class Metrics:
         """Forget the targets that are no longer configured."""
         kept = {redact(target) for target in targets}
         for target in self._targets - kept:
-            for metric in (self._archives, self._bytes, self._newest, self._newest_restorable, self._up):
+            for metric in self._of_targets:
                 metric.remove_by_labels({"target": target})
         self._targets = kept
 
     def target_up(self, target: str, up: bool) -> None:
         """Tell whether a target could be used."""
         self._up.labels(redact(target)).set(up)
+
+    def target_free(self, target: str, free: int | None) -> None:
+        """Tell how much a target still takes; None when it cannot say."""
+        target = redact(target)
+        self._free.remove_by_labels({"target": target})
+        if free is not None:
+            self._free.labels(target).set(free)
+
+    def copies_owed(self, owed: Mapping[str, int]) -> None:
+        """Tell for each target how many archives it has missed."""
+        for target, count in owed.items():
+            self._owed.labels(redact(target)).set(count)
 
     def next_run(self, when: datetime | None) -> None:
         """Tell when the next backup is due; None for never."""
@@ -173,12 +235,45 @@ class Metrics:
         """Tell whether backups are made by a schedule."""
         self._schedule.set(enabled)
 
+    def longest_pause(self, kind: JobKind, pause: timedelta | None) -> None:
+        """Tell how long the schedule of a kind pauses at most; None without a schedule."""
+        self._pause.remove_by_labels({"kind": kind})
+        if pause is not None:
+            self._pause.labels(kind).set(pause.total_seconds())
+
+    def missed(self, kind: str, told: datetime) -> None:
+        """Tell that a job was due and did not begin."""
+        self._missed.labels(kind).set(told.timestamp())
+
+    def restore_pending(self, since: datetime | None) -> None:
+        """Tell since when a restore waits for commit or rollback; None when none does."""
+        self._restore_pending.set(since.timestamp() if since else 0)
+
+    def clock_suspect(self, suspect: bool) -> None:
+        """Tell whether the clock is doubted."""
+        self._clock.set(suspect)
+
+    def state_directory(self, *, free: int, size: int, set_aside: Mapping[str, int]) -> None:
+        """Tell the room of the state directory in bytes, and how many files of each kind were set aside in it."""
+        self._state_free.set(free)
+        self._state_size.set(size)
+        for what, count in set_aside.items():
+            self._aside.labels(what).set(count)
+
+    def certificate_expires(self, when: datetime | None) -> None:
+        """Tell when the certificate of the TLS socket expires; None when there is no such socket."""
+        self._certificate.set(when.timestamp() if when else 0)
+
     def text(self) -> bytes:
         """Return all metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
     def _count_running(self, kind: JobKind) -> None:
         self._running.labels(kind).set(list(self._running_jobs.values()).count(kind))
+
+    def _note_end(self, job: Job) -> None:
+        if job.ended:
+            self._last_run.labels(job.kind, job.state).set(job.ended.timestamp())
 
     def _note_success(self, job: Job) -> None:
         if job.state != "succeeded" or job.ended is None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import secret
@@ -85,7 +83,7 @@ def test_a_job_that_has_not_ended_is_not_counted(metrics: Metrics) -> None:
 
 def test_the_last_success_is_known_after_a_restart_and_never_is_0(metrics: Metrics) -> None:
     assert value(metrics, "last_success_timestamp_seconds") == 0
-    metrics.seed(None)
+    metrics.seed()
     assert value(metrics, "last_success_timestamp_seconds") == 0
     metrics.seed(ended("partial"))
     assert value(metrics, "last_success_timestamp_seconds") == 0
@@ -170,12 +168,17 @@ def filled(metrics: Metrics) -> Metrics:
     metrics.job_ended(ended())
     metrics.archives("a", {"verified": 2}, NOON, None, 12)
     metrics.target_up("a", True)
+    metrics.target_free("a", 10)
+    metrics.copies_owed({"a": 1})
+    metrics.longest_pause("backup", timedelta(days=1))
+    metrics.missed("backup", NOON)
+    metrics.state_directory(free=1, size=2, set_aside={"history": 0})
     return metrics
 
 
 def test_the_text_is_what_prometheus_reads(metrics: Metrics) -> None:
     families = {family.name: family for family in text_string_to_metric_families(filled(metrics).text().decode())}
-    assert all(name.startswith("deviceon_backup_") for name in families)
+    assert all(name.startswith(("deviceon_backup_", "process_")) for name in families)
     assert families["deviceon_backup_archives"].samples[0].labels == {"target": "a", "evidence": "verified"}
     assert len(metrics.text()) < 50_000, "one scrape"
 
@@ -184,6 +187,8 @@ def test_the_document_names_the_same_metrics_with_type_labels_and_help(metrics: 
     rows = re.findall(r"^\| `(deviceon_backup_\w+)` \| (\w+) \| (.*?) \| (.*) \|$", DOCUMENT, re.M)
     told = {}
     for family in filled(metrics).registry.collect():
+        if family.name.startswith("process_"):
+            continue
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         told[name] = (family.type, labels, family.documentation)
@@ -193,39 +198,29 @@ def test_the_document_names_the_same_metrics_with_type_labels_and_help(metrics: 
     assert documented == told
 
 
-def alerts() -> dict[str, dict[str, Any]]:
-    (text,) = re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.S)
-    return {rule["alert"]: rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]}
+def test_what_a_schedule_a_target_or_a_restore_no_longer_has_is_no_longer_told(metrics: Metrics) -> None:
+    filled(metrics)
+    metrics.keep_targets({"a"})
+    metrics.restore_pending(NOON)
+    metrics.certificate_expires(NOON)
+    assert value(metrics, "target_free_bytes", target="a") == 10
+    assert value(metrics, "copies_owed", target="a") == 1
+    assert value(metrics, "schedule_longest_pause_seconds", kind="backup") == 86400
+    assert value(metrics, "restore_pending_timestamp_seconds") == NOON.timestamp()
+    assert value(metrics, "certificate_expiry_timestamp_seconds") == NOON.timestamp()
+    metrics.target_free("a", None)
+    metrics.longest_pause("backup", None)
+    metrics.restore_pending(None)
+    metrics.certificate_expires(None)
+    assert value(metrics, "target_free_bytes", target="a") is None
+    assert value(metrics, "schedule_longest_pause_seconds", kind="backup") is None
+    assert value(metrics, "restore_pending_timestamp_seconds") == 0
+    assert value(metrics, "certificate_expiry_timestamp_seconds") == 0
+    metrics.keep_targets(set())
+    assert value(metrics, "copies_owed", target="a") is None
 
 
-def test_the_example_alerts_use_metrics_and_labels_that_there_are(metrics: Metrics) -> None:
-    families = list(filled(metrics).registry.collect())
-    names = {sample.name for family in families for sample in family.samples}
-    labels = {label for family in families for sample in family.samples for label in sample.labels}
-    assert alerts()
-    for rule in alerts().values():
-        assert set(re.findall(r"deviceon_backup_\w+", rule["expr"])) <= names
-        assert set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])) <= labels | {"instance"}
-        for results in re.findall(r'result=~"([a-z|]+)"', rule["expr"]):
-            assert set(results.split("|")) <= ENDED
-
-
-def test_the_alert_on_age_fires_when_it_should(metrics: Metrics) -> None:
-    """Computed as Prometheus would, from the text of the rule."""
-    name, hours = re.fullmatch(
-        r"time\(\) - deviceon_backup_(\w+) > (\d+) \* 3600", alerts()["DeviceOnBackupTooOld"]["expr"]
-    ).groups()  # type: ignore[union-attr]
-
-    def fires() -> bool:
-        seen = value(metrics, name)
-        assert seen is not None
-        return time.time() - seen > int(hours) * 3600
-
-    assert fires(), "before the first backup"
-    now = datetime.now(UTC)
-    metrics.seed(ended(at=now - timedelta(hours=27)))
-    assert fires()
-    metrics.job_ended(ended("partial", at=now))
-    assert fires()
-    metrics.job_ended(ended(at=now - timedelta(hours=25)))
-    assert not fires()
+def test_how_each_kind_of_job_ended_last_is_known_after_a_restart(metrics: Metrics) -> None:
+    metrics.seed(ended("failed", kind="drill"), ended(kind="drill", at=NOON - timedelta(days=1)))
+    assert value(metrics, "last_run_timestamp_seconds", kind="drill", result="failed") == NOON.timestamp()
+    assert value(metrics, "last_drill_success_timestamp_seconds") == (NOON - timedelta(days=1)).timestamp()
