@@ -27,6 +27,7 @@ from service.schedule import ScheduleSettings
 from service.scheduler import Occasion, Scheduler
 from service.settings import StoredSettings
 from service.state import Archives, Database, History, Values, set_aside
+from service.targets_at_hand import TargetsAtHand
 from service.work import Work
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class App:
     stored: StoredSettings
     pending: PendingCopies
     announcer: Announcer
+    targets: TargetsAtHand = field(default_factory=TargetsAtHand)
     jobs: Jobs = field(init=False)
     scheduler: Scheduler = field(init=False)
     api: Api = field(init=False)
@@ -74,7 +76,10 @@ async def opened(file: ConfigFile, *, clock: Callable[[], datetime] = utc_now) -
             await app.announcer.tell("state.damaged", {"file": str(aside)})
         if app.stored.rejected is not None:
             await app.announcer.tell("settings.rejected", {"file": str(app.stored.rejected)})
-        yield app
+        try:
+            yield app
+        finally:
+            await app.targets.aclose()
     finally:
         database.close()
 
@@ -124,6 +129,7 @@ async def _assembled(file: ConfigFile, database: Database, clock: Callable[[], d
             started=app.started,
             not_ready=lambda: app.not_ready,
             schema=schema,
+            targets=app.targets,
         )
     )
     return app

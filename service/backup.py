@@ -15,6 +15,7 @@ from typing import Any
 from service import sources
 from service.archive.names import archive_name
 from service.archive.parts import SUITE_NONE, Header, KeySlots
+from service.blocking import run_in_thread
 from service.config import Config
 from service.exclusive import exclusive
 from service.keys import identities, sealer, sign_archive
@@ -144,7 +145,7 @@ async def _seal(
         archive_id=archive_id.hex(),
         name=archive_name(created),
         created=created,
-        seq=next_sequence(config.state_dir, targets.highest_number),
+        seq=await run_in_thread(next_sequence, config.state_dir, targets.highest_number),
         product=config.server.product,
         server_version=running_version,
         max_raw=config.compression.chunk_bytes,

@@ -39,6 +39,8 @@ class CatalogEntry:
     sealing: str | None = None
     fingerprint: str | None = None
     raw_bytes: int | None = None
+    seconds: float | None = None
+    """How long it took to write, to the second; null when an older version looked at it."""
     problem: str | None = None
     evidence: Evidence = "unknown"
     evidence_since: datetime | None = None
@@ -126,6 +128,7 @@ async def _look_at(target: StorageBackend, info: ObjectInfo) -> dict[str, Any]:
         "sealing": header.sealing,
         "fingerprint": header.fingerprint,
         "raw_bytes": seen.footer.raw_bytes,
+        "seconds": (seen.footer.finished - seen.footer.started).total_seconds(),
     }
 
 
@@ -188,17 +191,28 @@ async def opened(config: Config, archive: str) -> AsyncIterator[ArchiveReader]:
 def origin_proven(config: Config, reader: ArchiveReader) -> bool:
     """Tell whether a sealed archive was surely made by this machine, or by one whose signature is trusted here.
 
-    A recovery key proves nothing: whoever knows its public half can make an archive that it opens.
+    A recovery key proves nothing: whoever knows its public half can make an archive that it opens. With
+    `require_signature`, the TPM proves nothing either: who holds a recovery key knows the data keys that it opens.
     """
-    by_tpm = reader.opened_by is not None and reader.opened_by.proves_origin
-    return by_tpm or (reader.signer is not None and reader.signer in trusted_signers(config))
+    if reader.opened_by_tpm and not config.sealing.require_signature:
+        return True
+    return reader.signer is not None and reader.signer in trusted_signers(config)
 
 
-async def check_whole(config: Config, archive: str, *, progress: Progress) -> Peek:
-    """Read every byte of an archive whose key is not at hand; see `service.pipeline.closed`. It proves no evidence."""
+async def check_whole(config: Config, archive: str, *, progress: Progress, ledger: Ledger | None = None) -> Peek:
+    """Read every byte of an archive whose key is not at hand; see `service.pipeline.closed`.
+
+    That proves no evidence; the ledger is told when the archive is `damaged`.
+    """
+    ledger = ledger or NoLedger()
     async with locate(config, archive) as (target, name):
+        info = await target.stat(name)
         progress.begin("verify", f"Reading {archive}")
-        return await check_closed(target, name, progress)
+        try:
+            return await check_closed(target, name, progress)
+        except ArchiveError:
+            await ledger.found(target.url, name, info.etag, "damaged")
+            raise
 
 
 async def needs_pin(config: Config, archive: str) -> bool:

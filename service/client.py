@@ -128,6 +128,11 @@ class Client:
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
+    @property
+    def lost(self) -> bool:
+        """Tell whether the connection is gone, so that every further call raises ConnectionLost."""
+        return self._lost is not None
+
     async def call(self, method: str, /, **params: Any) -> Any:
         """Return the result of a method. Raises RemoteError, NoAnswer, ConnectionLost; ValueError for over 64 KiB."""
         number = next(self._numbers)

@@ -13,31 +13,28 @@ named, and read at the moment the secret is needed, so that no repr, dump or tra
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
-from service import strict_yaml
 from service.config_drill import DrillSettings
+from service.config_file import read_settings
 from service.config_monitoring import DeadManSettings, HttpSettings, LogSettings, NotificationSettings
-from service.config_problems import describe
 from service.config_restore import ResetSettings, RestoreSettings
 from service.config_sources import AnySource, SourceSettings, TreeSettings
-from service.config_types import AbsolutePath, Recipient, Settings, SignerFingerprint, Word
+from service.config_types import AbsolutePath, Person, Recipient, Settings, SignerFingerprint, Word
 from service.errors import ConfigError
 from service.object_lock import with_lock
 from service.opening import NOTHING, Opening
 from service.retention import RetentionSettings
 from service.schedule import ScheduleSettings
-from service.secret import read_secret
+from service.secret import SECRET_WORD, is_place_of_secret, read_secret
 
 PATH_VARIABLE = "DEVICEON_BACKUP_CONFIG"
 DEFAULT_PATH = Path("/etc/deviceon-backup/config.yaml")
-MAX_FILE_BYTES = 1 << 20
 
 
 class ServerSettings(Settings):
@@ -62,13 +59,6 @@ class ServerSettings(Settings):
         return self
 
 
-_SECRET_WORD = re.compile(
-    r"passw|passphrase|pwd|userpass|secret|token|credential|authorization|api_?key|account_key|private_key|pkey"
-    r"|connection_string",
-    re.I,
-)
-
-
 class TargetSettings(Settings):
     """Where archives are kept."""
 
@@ -90,25 +80,21 @@ class TargetSettings(Settings):
         return {key: _resolved(value, key) for key, value in self.storage_options.items()}
 
 
-def _named_secret(value: object) -> bool:
-    return isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in ("file", "env")
-
-
 def _refuse_plain_secrets(options: Mapping[str, Any], path: str) -> None:
     for key, value in options.items():
         here = f"{path}.{key}"
-        if _named_secret(value):
+        if is_place_of_secret(value):
             continue
         if isinstance(value, list):
             _refuse_plain_secrets({f"{key}[{at}]": item for at, item in enumerate(value)}, path)
         elif isinstance(value, Mapping):
             _refuse_plain_secrets(value, here)
-        elif isinstance(value, str | int | float) and not isinstance(value, bool) and _SECRET_WORD.search(key):
+        elif isinstance(value, str | int | float) and not isinstance(value, bool) and SECRET_WORD.search(key):
             raise ValueError(f"{here} looks like a secret; write it as {{file: /path}} or {{env: NAME}}")
 
 
 def _resolved(value: Any, key: str) -> Any:
-    if _named_secret(value):
+    if is_place_of_secret(value):
         file = value.get("file")
         return read_secret(f"storage option {key}", file=Path(file) if file else None, env=value.get("env"))
     if isinstance(value, Mapping):
@@ -131,10 +117,19 @@ class SealingSettings(Settings):
     trusted_signers: list[SignerFingerprint] = []
     """Fingerprints (`KEY ...`) of other TPMs' signing keys whose archives may be restored with a recovery key; those of
     this machine are always trusted."""
+    require_signature: bool = False
+    """Whether an archive proves its origin by the signature of a trusted TPM only, and not by opening on this one: who
+    holds a recovery key can put other content behind a TPM's slot. A backup that cannot be signed fails then."""
 
     self_test: ScheduleSettings | None = ScheduleSettings(frequency="daily", at="05:00", jitter=60)
     """When the newest archive's key is opened as a restore would open it, so that a TPM that no longer does so is
     noticed; written as `schedule` is. Daily at 05:00 UTC when left out; null: never."""
+
+    @model_validator(mode="after")
+    def _signed_by_a_tpm(self) -> Self:
+        if self.require_signature and self.mode == "off":
+            raise ValueError("require_signature needs mode: tpm; without sealing nothing is signed")
+        return self
 
     def owner_auth(self) -> bytes | None:
         """Read the TPM's owner password. Raises ConfigError."""
@@ -167,9 +162,6 @@ class TlsSettings(Settings):
     """Names in clients' certificates (SubjectAltName: DNS name, URI or e-mail address) that may do everything."""
     readers: list[Word] = []
     """Names that may look and not touch."""
-
-
-Person = Annotated[int, Field(ge=0, le=4_294_967_294)] | Word
 
 
 class ServiceSettings(Settings):
@@ -367,29 +359,15 @@ def find(path: Path | str | None = None) -> Path:
 def read(path: Path | str | None = None) -> ConfigFile:
     """Read and check the configuration file (`find` tells which). Raises ConfigError that names each line at fault."""
     file = find(path)
-    try:
-        with file.open("rb") as handle:
-            data = handle.read(MAX_FILE_BYTES + 1)
-    except OSError as exc:
-        raise ConfigError(
-            f"cannot read the configuration {file}: {exc.strerror}",
-            hint=f"Name the file with --config or {PATH_VARIABLE}; examples/ has files to start from.",
-        ) from exc
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(f"{file} is too long for a configuration", hint="Name the right file with --config.")
-    document, lines = strict_yaml.parse(data, name=str(file))
-    if not isinstance(document, dict):
-        raise ConfigError(
-            f"{file} is {'empty' if document is None else 'not a list of keys and values'}",
-            hint="Start from one of the files in examples/.",
-        )
-    try:
-        config = ConfigFile.model_validate(document)
-    except ValidationError as exc:
-        raise ConfigError(
-            describe(ConfigFile, exc, name=str(file), lines=lines),
-            hint="See docs/CONFIGURATION.md, or `deviceon-backup config schema`.",
-        ) from exc
+    config = read_settings(
+        ConfigFile,
+        file,
+        what="the configuration",
+        variable=PATH_VARIABLE,
+        examples="examples/ has files to start from.",
+        start="Start from one of the files in examples/.",
+        explained="See docs/CONFIGURATION.md, or `deviceon-backup config schema`.",
+    )
     config._read_from = file.absolute()
     if not config.sources:
         raise ConfigError(f"{file}: sources is empty, so nothing would be backed up", hint="Add at least one source.")

@@ -32,11 +32,11 @@ _SECTIONS = {
 }
 
 
-def markdown() -> str:
-    """Return one table for the top of the file and one for each section."""
-    schema = json_schema()
+def markdown(schema: Mapping[str, Any] | None = None, sections: Mapping[str, str] = _SECTIONS) -> str:
+    """Return one table for the top of the file and one for each section; of another file with its schema."""
+    schema = schema or json_schema()
     tables = [_table("Top of the file", schema)]
-    tables += [_table(f"`{title}`", schema["$defs"][model]) for model, title in _SECTIONS.items()]
+    tables += [_table(f"`{title}`", schema["$defs"][model]) for model, title in sections.items()]
     return "\n".join(tables)
 
 

@@ -30,6 +30,8 @@ SourceName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Word = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
+Person = Annotated[int, Field(ge=0, le=4_294_967_294)] | Word
+"""A user of this system, by number or name."""
 Recipient = Annotated[str, Field(max_length=4000), AfterValidator(_recipient)]
 """An age recipient: the public half of a recovery key."""
 SignerFingerprint = Annotated[str, Field(pattern=r"^KEY [A-Z2-7]{4}(?:-[A-Z2-7]{4}){3}$")]

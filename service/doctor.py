@@ -154,10 +154,10 @@ async def _one_target(config: Config) -> list[Finding]:
     tried = await try_target(config.target, config)
     if problems := [finding for finding in tried if finding.ok is False]:
         return problems
-    told = f"{config.target.url} can be written and read, and keeps what is there; {len(archives)} archives"
+    told = f"{config.target.url} can be written and read, and keeps what is there; archives: {len(archives)}"
     findings = [Finding("target", True, told)]
     findings += [finding for finding in tried if finding.name in ("caution", "object lock", "clock")]
-    promises = [finding.message for finding in tried if finding.name in PROMISES]
+    promises = [f"{finding.name}? {finding.message}" for finding in tried if finding.name in PROMISES]
     findings.append(Finding("target guarantees", None, " ".join(promises)))
     findings += [
         Finding(f"archive {entry.name}", False, entry.problem, "Keep it apart or delete it; it cannot be restored.")

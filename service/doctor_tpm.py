@@ -122,5 +122,7 @@ async def _signing_key(config: Config) -> list[Finding]:
 def _recovery(config: Config) -> Finding:
     choice = recovery_choice(config)
     if choice.warning is None:
-        return Finding("recovery key", True, f"new archives open with {len(choice.recipients)} of them, too")
+        return Finding(
+            "recovery key", True, f"new archives open without this TPM, too; recovery keys: {len(choice.recipients)}"
+        )
     return Finding("recovery key", None, choice.warning, "`deviceon-backup provision` makes one and has it proven.")

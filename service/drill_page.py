@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from service.terminal import size
+
 _STYLE = """
 body { font: 11pt/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 46rem; margin: 2rem auto;
   padding: 0 1rem; }
@@ -66,10 +68,14 @@ def _section(title: str, rows: Iterable[str]) -> list[str]:
 
 def _rows(values: Mapping[str, Any]) -> list[str]:
     return [
-        f"<tr><th>{_text(name.replace('_', ' '))}</th><td>{_text(value)}</td></tr>"
+        f"<tr><th>{_text(name.replace('_', ' '))}</th><td>{_text(value)}{_in_units(name, value)}</td></tr>"
         for name, value in values.items()
         if value is not None
     ]
+
+
+def _in_units(name: str, value: Any) -> str:
+    return f" ({size(value)})" if name in ("size", "raw_bytes", "bytes") and value >= 1000 else ""
 
 
 def _list(title: str, sentences: Iterable[str]) -> list[str]:

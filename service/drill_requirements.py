@@ -13,11 +13,18 @@ _NOT_SWAPPED = (
 )
 _NO_MONGODB = "The sensor data in MongoDB: it is left out of System Backups by design."
 
+_MAKER: dict[bool | None, list[str]] = {
+    True: [],
+    False: ["Who made the archive: it is not sealed."],
+    None: ["Who made the archive: it was not opened."],
+}
 
-def requirements(*, passed: bool, sealed: bool, by_tpm: bool) -> list[dict[str, Any]]:
+
+def requirements(*, passed: bool, sealed: bool | None, by_tpm: bool) -> list[dict[str, Any]]:
     """Return each requirement: id, title, what this drill shows (nothing when it failed), what it does not show.
 
-    `by_tpm`: the archive was opened by this machine's TPM, not by a recovery key.
+    `sealed`: whether the archive is; None when it was not opened. `by_tpm`: it was opened by this machine's TPM, not by
+    a recovery key.
     """
     opener = "this machine's TPM" if by_tpm else "a recovery key"
     authenticated = (
@@ -43,8 +50,7 @@ def requirements(*, passed: bool, sealed: bool, by_tpm: bool) -> list[dict[str, 
                 authenticated,
                 "Length and SHA-256 of every stream agreed with the manifest before anything was taken for restored.",
             ],
-            ["The integrity of other archives, and of this one at a later time."]
-            + ([] if sealed else ["Who made the archive: it is not sealed."]),
+            ["The integrity of other archives, and of this one at a later time."] + _MAKER[sealed],
         ),
         (
             "IEC 62443-4-2 CR 7.4",

@@ -46,7 +46,8 @@ class Seen:
     archive: dict[str, Any]
     evidence: Evidence | None = None
     """What the drill has found out; None when it said nothing of the archive."""
-    sealed: bool = False
+    sealed: bool | None = None
+    """None until the archive is opened."""
     by_tpm: bool = False
     """Whether this machine's TPM opened it, and no key that somebody gave."""
     installed: str | None = None
@@ -78,7 +79,7 @@ class Seen:
         """Note what the archive is: authenticated, for it was opened."""
         header = reader.header
         self.sealed = header.sealed
-        self.by_tpm = reader.opened_by is not None and reader.opened_by.proves_origin
+        self.by_tpm = reader.opened_by_tpm
         self.archive |= {
             "etag": reader.info.etag,
             "archive_id": header.archive_id,

@@ -245,6 +245,6 @@ class TooLate(JobRefused):
 
 
 class StateError(ServiceError):
-    """The service's own memory (state.db) cannot be read or written."""
+    """What the service keeps for itself in its state directory (state.db and others) cannot be read or written."""
 
     code = "STATE"

@@ -72,6 +72,11 @@ class EventHub:
         """Number of the last durable event; 0 before the first."""
         self._subscriptions: set[Subscription] = set()
 
+    @property
+    def kept(self) -> tuple[Event, ...]:
+        """The durable events that are still known, the oldest first."""
+        return tuple(self._kept)
+
     def publish(self, type: str, *, job_id: str | None = None, data: dict[str, Any] | None = None) -> Event:  # noqa: A002
         """Tell and keep a durable event; return it."""
         self.seq += 1

@@ -7,7 +7,7 @@ service's memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -106,7 +106,7 @@ async def delete(config: Config, name: str, *, even_the_last: bool, ledger: Ledg
     with only_job(config.state_dir, "a removal"):
         async with open_target(config.target.url, config.target.options()) as target:
             entry = await _entry(target, name, ledger)
-            if not even_the_last and (why := await _last_good(target, name, ledger)):
+            if not even_the_last and (why := last_good(await list_archives(target, ledger), name)):
                 raise JobRefused(
                     f"{name} is {why}",
                     hint="Make a new backup first, or say that even the last one may go (--even-the-last).",
@@ -114,7 +114,9 @@ async def delete(config: Config, name: str, *, even_the_last: bool, ledger: Ledg
             async with changing_archives(config.state_dir):
                 if await is_held(target, name):
                     raise JobRefused(
-                        f"{name} is held", hint="End its hold first (`deviceon-backup release`), if it may really go."
+                        f"{name} is held",
+                        hint="End its hold first (`deviceon-backup release`), if it may really go; the baseline's ends "
+                        "with `deviceon-backup baseline --replace`.",
                     )
                 await ledger.deleting(target.url, name)
                 try:
@@ -125,13 +127,13 @@ async def delete(config: Config, name: str, *, even_the_last: bool, ledger: Ledg
             return entry
 
 
-async def _last_good(target: StorageBackend, name: str, ledger: Ledger) -> str:
-    """Say in which way an archive is the last good one; empty when it is not.
+def last_good(found: Sequence[CatalogEntry], name: str) -> str:
+    """Say in which way an archive is the last good one of a target's, the oldest first; empty when it is not.
 
     It may be the newest that was verified (when none was, for the memory was lost, the newest usable one), or the only
     one that a drill has restored.
     """
-    archives = [entry for entry in await list_archives(target, ledger) if entry.problem is None]
+    archives = [entry for entry in found if entry.problem is None]
     proven = [entry.name for entry in archives if entry.evidence in PROVEN]
     if (proven or [entry.name for entry in archives])[-1:] == [name]:
         return "the newest archive that is known to be good"

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from service import allocator
 from service.announcer import Announcer
 from service.blocking import to_the_end
 from service.config import ServiceSettings
-from service.errors import JobRefused, NotFound, ServiceError, TooLate
+from service.errors import JobRefused, NotFound, ServiceError, StateError, TooLate
 from service.failure import as_json, expected
 from service.job import Job, JobKind, JobOrigin, JobState
-from service.log import current_job
+from service.job_log import JobLog
+from service.log import current_job, job_listener
 from service.opening import NOTHING, Opening
 from service.progress import Progress
 from service.state import History
@@ -35,6 +37,8 @@ Work = Callable[[Job, Progress], Awaitable[Result]]
 
 LONGEST_QUEUE = 16
 LOOK_SECONDS = 0.5
+REMEMBER_SECONDS = 2.0
+"""What a running job says is remembered so often: each time costs a write to the disk."""
 UNDO_SECONDS = 120.0
 """At least this long may nothing move while a job undoes what it began."""
 HOOK_SECONDS = 60.0
@@ -70,6 +74,9 @@ class _Running:
     progress: Progress
     task: asyncio.Task[Result]
     watchdog: Watchdog
+    log: JobLog
+    remembered: float = 0.0
+    """When its log was remembered last, by the event loop's clock."""
     ended_by: Literal["", "cancel", "stop", "standstill"] = ""
     given_up: Stalled | None = None
     abandoned: bool = False
@@ -156,6 +163,7 @@ class Jobs:
                 self._more.clear()
                 await self._more.wait()
             await self._run(self._queue.popleft(), Progress())
+            await asyncio.to_thread(allocator.give_back)
 
     async def run_now(
         self, kind: JobKind, params: Mapping[str, Any], progress: Progress, *, opening: Opening = NOTHING
@@ -203,14 +211,16 @@ class Jobs:
     async def _run(self, job: Job, progress: Progress) -> Job:
         job = job.but(state="running", started=self.clock())
         tell, identifier = progress.on_step, job.id
+        said = JobLog(self.clock, progress)
 
         def on_step(sentence: str) -> None:
             tell(sentence)
+            said.step(sentence)
             self.announcer.progress(identifier, told(progress) | {"message": sentence})
 
         progress.on_step = on_step
-        task = asyncio.create_task(self._do(job, progress), name=f"job {job.id}")
-        self._running = running = _Running(job, progress, task, self._watchdog())
+        task = asyncio.create_task(self._do(job, progress, said), name=f"job {job.id}")
+        self._running = running = _Running(job, progress, task, self._watchdog(), said)
         stopped: asyncio.CancelledError | None = None
         try:
             while not task.done():
@@ -220,6 +230,10 @@ class Jobs:
                 except asyncio.CancelledError as error:
                     stopped = error
                     self._stop(running, "stop")
+            try:
+                await to_the_end(self._remember_log(running))
+            except asyncio.CancelledError as error:  # what became of the job has to be remembered all the same
+                stopped = error
         finally:
             self._running = None
         ended = await self._outcome(running)
@@ -227,8 +241,9 @@ class Jobs:
             raise stopped
         return ended
 
-    async def _do(self, job: Job, progress: Progress) -> Result:
+    async def _do(self, job: Job, progress: Progress, said: JobLog) -> Result:
         current_job.set(job.id)
+        job_listener.set(said.add)
         await self.announcer.job(job)
         await self._hook(self.on_start, job)
         log.info("%s begins", job.kind)
@@ -243,6 +258,10 @@ class Jobs:
             running.job = running.job.but(state="verifying")
             await self.announcer.job(running.job)
         self.announcer.progress(running.job.id, told(progress))
+        now = asyncio.get_running_loop().time()
+        if now - running.remembered >= REMEMBER_SECONDS:
+            running.remembered = now
+            await self._remember_log(running)
         stood = running.watchdog.standstill(progress, asyncio.get_running_loop().time())
         if running.abandoned:
             await self._end(running.job, "interrupted", error=_INTERRUPTED)
@@ -255,6 +274,13 @@ class Jobs:
             raise Stuck(f"{running.job.kind} {running.job.id} does not stop while {_stage(progress)}")
         log.error("%s %s: %s", running.job.kind, running.job.id, running.given_up)
         self._stop(running, "standstill")
+
+    async def _remember_log(self, running: _Running) -> None:
+        """Remember what the job has said; a memory that cannot be written does not stop it."""
+        try:
+            await self.history.logs.add(running.job.id, running.log.take())
+        except StateError as error:
+            log.error("cannot remember what %s %s says: %s", running.job.kind, running.job.id, error)
 
     def _stop(self, running: _Running, by: Literal["cancel", "stop", "standstill"]) -> None:
         # Once is enough: what runs now may already be the way back, which must not be cut short.
@@ -341,7 +367,7 @@ def _log_end(job: Job) -> None:
 
 
 def told(progress: Progress) -> dict[str, Any]:
-    """Return how far a job is, for clients: bytes, bytes per second, seconds."""
+    """Return how far a job is, for clients: bytes, bytes per second, seconds, and how far it is in each target."""
     eta = progress.eta
     return {
         "stage": progress.stage,
@@ -350,4 +376,5 @@ def told(progress: Progress) -> dict[str, Any]:
         "expected_raw_bytes": progress.expected_raw or None,
         "rate": round(progress.rate),
         "eta_seconds": None if eta is None else round(eta, 1),
+        "targets": [{"url": url, "state": state, "why": why} for url, (state, why) in progress.targets.items()],
     }

@@ -18,12 +18,12 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from service.blocking import run_in_thread
 from service.errors import RestoreError
 from service.sources.base import Record
-from service.state_directory import prepare, remove_file, replace_file
+from service.state_directory import prepare, remove_file, replace_file, told_as_state
 
 RESTORES = "restores"
 
@@ -60,7 +60,7 @@ class Journal:
         return record
 
     async def save(self, state: State | None = None) -> None:
-        """Make the journal durable as it is now, in `state` when given."""
+        """Make the journal durable as it is now, in `state` when given. Raises StateError."""
         self.state = state or self.state
         content = json.dumps(
             {
@@ -74,11 +74,13 @@ class Journal:
             }
         )
         # a cancelled caller waits for the write: the next one must not meet it half-way
-        await run_in_thread(replace_file, self.path, content.encode())
+        with told_as_state(self.path):
+            await run_in_thread(replace_file, self.path, content.encode())
 
     async def remove(self) -> None:
-        """Forget this restore."""
-        await run_in_thread(remove_file, self.path)
+        """Forget this restore. Raises StateError."""
+        with told_as_state(self.path):
+            await run_in_thread(remove_file, self.path)
 
 
 def journals(state_dir: Path, *, folder: str = RESTORES) -> list[Journal]:
@@ -86,14 +88,25 @@ def journals(state_dir: Path, *, folder: str = RESTORES) -> list[Journal]:
     found = []
     for path in sorted(_directory(state_dir, folder).glob("[0-9a-f]" * 8 + ".json")):
         try:
-            content = json.loads(path.read_bytes())
-            found.append(Journal(path=path, **content))
-        except (ValueError, TypeError) as error:
+            found.append(_read(path))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise RestoreError(
                 f"the restore journal {path} cannot be read: {error}",
                 hint="Keep this file: it says where the old state of a restore is. Look for databases named *__old_*.",
             ) from error
     return sorted(found, key=lambda journal: journal.started)
+
+
+def _read(path: Path) -> Journal:
+    journal = Journal(path=path, **json.loads(path.read_bytes()))
+    texts = (journal.id, journal.archive, journal.started, journal.swapped)
+    if not all(isinstance(text, str) for text in texts) or journal.state not in get_args(State):
+        raise ValueError("it is not what a restore writes")
+    for participant in journal.participants:
+        Path(participant["name"]), dict(participant["settings"]), list(participant["preserve"])
+        if not isinstance(participant["record"], dict):
+            raise TypeError("a record is not what a restore writes")
+    return journal
 
 
 def _directory(state_dir: Path, folder: str) -> Path:

@@ -74,7 +74,7 @@ def age_recipients(recipients: Sequence[str], *, protected: str | None = None) -
 async def signer(config: ConfigFile) -> TpmSigner | None:
     """Return what signs for this machine; None when sealing is off. The first time, its key is made in the TPM.
 
-    Raises TpmChanged, TpmUnavailable, SealError. No archive depends on a signature, so a backup goes on without one.
+    Raises TpmChanged, TpmUnavailable, SealError. A backup goes on without a signature unless one is required.
     """
     if config.sealing.mode == "off":
         return None
@@ -87,11 +87,16 @@ async def signer(config: ConfigFile) -> TpmSigner | None:
 async def sign_archive(
     config: Config, warn: Callable[[str], None], purpose: str, message: bytes
 ) -> tuple[bytes, bytes] | None:
-    """Return this machine's public key and signature of an archive; None when it cannot sign, which is warned of."""
+    """Return this machine's public key and signature of an archive; None when it cannot sign, which is warned of.
+
+    Raises SealError instead when signatures are required.
+    """
     try:
         signs = await signer(config)
         return None if signs is None else (signs.public_key, await signs.sign(purpose, message))
     except SealError as error:
+        if config.sealing.require_signature:
+            raise
         log.warning("the archive is not signed: %s", error)
         warn(f"The archive is not signed, so it proves its origin on this TPM only: {error}. {error.hint}")
         return None

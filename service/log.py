@@ -17,7 +17,7 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO, cast
@@ -34,6 +34,11 @@ OURS = ("service", "storage_backends")
 current_job: ContextVar[str | None] = ContextVar("current_job", default=None)
 """Id of the job that the running code belongs to; whoever runs a job sets it."""
 
+job_listener: ContextVar[Callable[[Literal["warning", "error"], str], None] | None] = ContextVar(
+    "job_listener", default=None
+)
+"""Is told what is logged from level warning on while a job runs; whoever runs a job sets it. Any thread may call it."""
+
 
 def configure(form: LogFormat, level: LogLevel) -> None:
     """Log to stderr from now on, and nowhere else; also Python's warnings, and exceptions that nobody caught."""
@@ -44,6 +49,7 @@ def configure(form: LogFormat, level: LogLevel) -> None:
     for other in list(root.handlers):
         root.removeHandler(other)
     root.addHandler(handler)
+    root.addHandler(JobHandler(logging.WARNING))
     root.setLevel(max(number, logging.WARNING))
     for name in OURS:
         logging.getLogger(name).setLevel(number)
@@ -58,6 +64,22 @@ class LastingHandler(logging.StreamHandler[TextIO]):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Drop the record; logging itself would print it as it is, secrets included."""
+
+
+class JobHandler(logging.Handler):
+    """Passes on what is logged on behalf of a job to whoever keeps that job's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell message and error in one line."""
+        listener = job_listener.get()
+        if listener is not None:
+            content = _content(record)
+            error = content.get("error")
+            told = f"{content['message']}: {error['message']}" if error else content["message"]
+            listener("error" if record.levelno >= logging.ERROR else "warning", told)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Drop the record, as `LastingHandler` does."""
 
 
 class JsonFormatter(logging.Formatter):

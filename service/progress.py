@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
+
+TargetState = Literal["writing", "written", "reading back", "verified", "failed"]
 
 
 @dataclass(slots=True)
@@ -29,6 +32,8 @@ class Progress:
     """What the job is for is done, or cannot be stopped any more without harm."""
     quiet: int = 0
     """How many parts are running in which no byte is expected to move here."""
+    targets: dict[str, tuple[TargetState, str]] = field(default_factory=dict)
+    """How far the archive is in each target, by URL; with why it failed there."""
     _running: bool = field(default=False, repr=False)
 
     def say(self, sentence: str) -> None:
@@ -48,6 +53,10 @@ class Progress:
         self.started = time.monotonic()
         self._running = True
         self.say(sentence)
+
+    def at(self, url: str, state: TargetState, why: str = "") -> None:
+        """Tell how far the archive is in one target."""
+        self.targets[url] = (state, why)
 
     def end(self) -> dict[str, float]:
         """End the last stage; return the seconds that each took."""

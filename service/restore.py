@@ -7,6 +7,7 @@ there on the journal says what was about to happen, so that a failure, a crash o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -276,13 +277,8 @@ async def _finish(work: Awaitable[None]) -> None:
     """Wait for `work` to its end, also when this task is cancelled meanwhile."""
     task = asyncio.ensure_future(work)
     while not task.done():
-        try:
+        with contextlib.suppress(asyncio.CancelledError, Exception):  # what became of it is raised below
             await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise
-        except Exception:  # noqa: S110 - raised below, once the task is done
-            pass
     task.result()
 
 

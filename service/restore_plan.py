@@ -59,6 +59,8 @@ class RestorePlan:
     """What the copies need on each file system, and what is free there."""
     estimate: Estimate | None = None
     """How long it will take; null when nothing like it was done here."""
+    can_be_allowed: list[str] = field(default_factory=list)
+    """Codes of the obstacles that may be gone ahead in spite of."""
     token: str = ""
     """Stands for what was found: a restore that is given it goes ahead only if the same is found again."""
 
@@ -169,7 +171,8 @@ async def plan_for(
         with contextlib.suppress(SourceError, OSError):  # what cannot be asked is an obstacle already
             rooms.append(await restorer.room(stored))
     await run_in_thread(_tell_space, plan, rooms)
-    return replace(plan, token=_token(config, reader, plan))
+    allowed = sorted({obstacle.code for obstacle in plan.obstacles} & MAY_BE_ALLOWED)
+    return replace(plan, can_be_allowed=allowed, token=_token(config, reader, plan))
 
 
 def _tell_space(plan: RestorePlan, rooms: list[Room]) -> None:
@@ -252,9 +255,14 @@ def _busy(config: Config, plan: RestorePlan) -> None:
 
 def _origin_not_proven(reader: ArchiveReader) -> Obstacle:
     signed = f"it is signed by {reader.signer}, which nobody trusts here" if reader.signer else "it is not signed"
+    opener = (
+        "the TPM opens the archive, but sealing.require_signature is set"
+        if reader.opened_by_tpm
+        else ("a recovery key opens the archive, but that does not prove who made it")
+    )
     return Obstacle(
         "ORIGIN_NOT_PROVEN",
-        f"a recovery key opens the archive, but that does not prove who made it; {signed}",
+        f"{opener}; {signed}",
         "Name the signer of the recovery kit (--signer, or sealing.trusted_signers) when it is the one above; allow"
         " ORIGIN_NOT_PROVEN if you know where this archive comes from.",
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -52,7 +52,8 @@ class Report:
     restored: datetime
     hardware: Hardware
     items: list[PlanItem]
-    attention: list[Attention] = field(default_factory=list)
+    attention: list[Attention]
+    """Never empty: the old state that is kept is in it at least."""
     mongodb_written: datetime | None = None
     """When a file of MongoDB below the restored directories was written last; null when none was seen."""
     seconds_apart: float = 0.0
@@ -137,8 +138,6 @@ def text(report: Report) -> str:
         lines.append(f"{number}. [{each.code}] {each.message}")
         if each.remedy:
             lines.append(f"   What to do: {each.remedy}")
-    if not report.attention:
-        lines.append("Nothing.")
     lines += ["", "What was restored, and what stayed", ""]
     lines += [f"  {item.action:8}{item.what}" + (f" ({item.note})" if item.note else "") for item in report.items]
     return "\n".join([*lines, ""])

@@ -224,7 +224,7 @@ def _newest_of_periods(
     newest: dict[str, str] = {}
     restorable: dict[str, str] = {}
     for archive in newest_first:
-        period = archive.created.astimezone(zone).strftime(form)
+        period = _local(archive.created, zone).strftime(form)
         newest.setdefault(period, archive.name)
         if archive.restorable:
             restorable.setdefault(period, archive.name)
@@ -232,6 +232,14 @@ def _newest_of_periods(
         yield name, f"newest of {kind} {period} ({number} of {most})"
         if kind in _LONG and restorable.get(period, name) != name:
             yield restorable[period], f"newest restorable of {kind} {period}"
+
+
+def _local(created: datetime, zone: ZoneInfo) -> datetime:
+    """Return a time in a zone; as it is when the calendar does not have it there, as on the first day of the year 1."""
+    try:
+        return created.astimezone(zone)
+    except OverflowError:
+        return created
 
 
 def _made_within(newest_first: list[_Counting], days: int, now: datetime) -> Iterator[tuple[str, str]]:

@@ -42,6 +42,7 @@ _KEYS: dict[Frequency, tuple[str, ...]] = {
     "cron": ("cron",),
 }
 _SECOND = timedelta(seconds=1)
+_YEAR, _LOOKED_AT = timedelta(days=366), 400
 _timezones = cache(available_timezones)  # reads every file of them: 20 ms
 
 
@@ -64,8 +65,13 @@ def _cron_expression(text: str) -> str:
     return text
 
 
+def is_timezone(name: str) -> bool:
+    """Tell whether there is a time zone of this name."""
+    return name in _timezones()
+
+
 def _known_timezone(name: str) -> str:
-    if name not in _timezones():
+    if not is_timezone(name):
         raise ValueError("is not a known time zone; give a name such as Europe/Berlin")
     return name
 
@@ -111,12 +117,12 @@ def next_run(schedule: ScheduleSettings, after: datetime) -> datetime:
     _require_aware(after)
     zone = ZoneInfo(schedule.timezone)
     found: list[datetime] = []
-    for local in _locals_after(schedule, _clock(after, zone) - _repeated(after, zone)):
-        due = _instants(schedule, local, zone)
+    locals_after = _locals_after(schedule, _clock(after, zone) - _repeated(after, zone))
+    while True:
+        due = _instants(schedule, next(locals_after), zone)
         found += (instant for instant in due if instant > after)
         if due and due[0] > after:
             return min(found)
-    raise ValueError("the schedule has no run within fifty years")
 
 
 def previous_run(schedule: ScheduleSettings, until: datetime) -> datetime:
@@ -128,12 +134,12 @@ def previous_run(schedule: ScheduleSettings, until: datetime) -> datetime:
     _require_aware(until)
     zone = ZoneInfo(schedule.timezone)
     found: list[datetime] = []
-    for local in _locals_until(schedule, _clock(until, zone) + _repeated(until, zone)):
-        due = _instants(schedule, local, zone)
+    locals_until = _locals_until(schedule, _clock(until, zone) + _repeated(until, zone))
+    while True:
+        due = _instants(schedule, next(locals_until), zone)
         found += (instant for instant in due if instant <= until)
         if due and due[-1] <= until:
             return max(found)
-    raise ValueError("the schedule has no run within fifty years")
 
 
 def delay(schedule: ScheduleSettings, due: datetime, seed: str) -> timedelta:
@@ -147,6 +153,20 @@ def delay(schedule: ScheduleSettings, due: datetime, seed: str) -> timedelta:
     before_next = (next_run(schedule, due) - due - timedelta.resolution) // _SECOND
     digest = hashlib.sha256(f"{seed}\n{due.astimezone(UTC).isoformat()}".encode()).digest()
     return _SECOND * (int.from_bytes(digest) % (min(schedule.jitter * 60, before_next) + 1))
+
+
+def longest_pause(schedule: ScheduleSettings, after: datetime) -> timedelta:
+    """Return the longest time between two runs that follow each other in about a year from `after`, with jitter.
+
+    Of a schedule that runs many times a day the next 400 runs are looked at. Raises ValueError when `after` is naive.
+    """
+    before, longest = previous_run(schedule, after), timedelta(0)
+    for _ in range(_LOOKED_AT):
+        due = next_run(schedule, before)
+        longest, before = max(longest, due - before), due
+        if due - after > _YEAR:
+            break
+    return longest + timedelta(minutes=schedule.jitter)
 
 
 def preview(schedule: ScheduleSettings, after: datetime, count: int, seed: str) -> list[datetime]:
@@ -199,7 +219,10 @@ def _instants(schedule: ScheduleSettings, local: datetime, zone: ZoneInfo) -> li
 
 
 def _locals_after(schedule: ScheduleSettings, start: datetime) -> Iterator[datetime]:
-    """Yield the clock's times that the schedule asks for, upwards: all after `start`, and perhaps some before."""
+    """Yield the clock's times that the schedule asks for, upwards: all after `start`, and perhaps some before.
+
+    It does not end before the calendar does (OverflowError): what never comes is refused as a schedule.
+    """
     if schedule.cron:
         yield from CronSim(schedule.cron, start)
     else:

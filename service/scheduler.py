@@ -22,7 +22,7 @@ from service.errors import ServiceError
 from service.job import Job, JobKind, JobOrigin
 from service.jobs import Jobs
 from service.schedule import ScheduleSettings, delay, next_run, previous_run
-from service.state import Values
+from service.state import Gap, Values
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Scheduler:
     occasions: Sequence[Occasion]
     clock: Callable[[], datetime]
     seed: str
-    on_missed: Callable[[JobKind, datetime, str], None] | None = None
+    on_missed: Callable[[JobKind, datetime, str], None] = lambda *_: None
     guard: ClockGuard = field(default_factory=ClockGuard)
     _running: bool = False
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -169,9 +169,12 @@ class Scheduler:
 
     async def _serve(self, occasion: Occasion, schedule: ScheduleSettings, due: datetime, now: datetime) -> None:
         late = now - due - delay(schedule, due, occasion.seed(self.seed))
+        given_up = late > max(ON_TIME, timedelta(hours=schedule.catch_up))
+        before = previous_run(schedule, due - timedelta(microseconds=1))
+        await self._remember_gap(occasion, schedule, until=due if given_up else before)
         if late <= ON_TIME:
             await self._queue(occasion, schedule, "schedule", due)
-        elif late <= timedelta(hours=schedule.catch_up):
+        elif not given_up:
             log.warning("the %s of %s was missed; making up for it", occasion.kind, due.isoformat())
             if await self._queue(occasion, schedule, "catch-up", due):
                 await self._tell("missed", occasion, due, made_up=True)
@@ -179,19 +182,24 @@ class Scheduler:
             log.error("the %s of %s was missed", occasion.kind, due.isoformat())
             await self.values.set(occasion.served, _served(schedule, due))
             await self._tell("missed", occasion, due, made_up=False)
-            self._missed(occasion, due, f"the service did not run, and more than {schedule.catch_up} hours have passed")
+            self.on_missed(
+                occasion.kind, due, f"the service did not run, and more than {schedule.catch_up} hours have passed"
+            )
+
+    async def _remember_gap(self, occasion: Occasion, schedule: ScheduleSettings, *, until: datetime) -> None:
+        """Remember that what was due since the last time that was served, up to `until`, did not happen."""
+        since = occasion.served_until
+        if since is not None and until > since:
+            document = schedule.model_dump(mode="json", exclude_none=True)
+            await self.jobs.history.gaps.add(Gap(occasion.kind, since, until, document))
 
     async def _tell(self, what: str, occasion: Occasion, due: datetime, **more: Any) -> None:
         await self.announcer.tell(f"schedule.{what}", {"kind": occasion.kind, "due": due.isoformat(), **more})
 
-    def _missed(self, occasion: Occasion, due: datetime, why: str) -> None:
-        if self.on_missed is not None:
-            self.on_missed(occasion.kind, due, why)
-
     def _tell_once(self, occasion: Occasion, due: datetime, why: str) -> None:
         """Tell that a due job cannot be begun, once, though it is tried again."""
         if due != occasion.told_of:
-            self._missed(occasion, due, why)
+            self.on_missed(occasion.kind, due, why)
         occasion.told_of = due
 
     async def _queue(self, occasion: Occasion, schedule: ScheduleSettings, origin: JobOrigin, due: datetime) -> bool:
@@ -202,7 +210,7 @@ class Scheduler:
             log.warning("the %s of %s is left out: another is at work", occasion.kind, due.isoformat())
             await self.values.set(occasion.served, values[occasion.served])
             await self._tell("skipped", occasion, due, job_id=busy[0].id)
-            self._missed(occasion, due, f"another {occasion.kind} was still at work")
+            self.on_missed(occasion.kind, due, f"another {occasion.kind} was still at work")
             return False
         await self.jobs.submit(occasion.kind, {}, origin=origin, scheduled_for=due, values=values)
         return True

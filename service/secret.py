@@ -12,7 +12,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -25,8 +25,20 @@ MIN_REDACTED = 4
 """Characters of the shortest secret that is redacted: a shorter one would take words and numbers apart."""
 REDACTED = "***"
 
+SECRET_WORD = re.compile(
+    r"passw|passphrase|pwd|userpass|secret|token|credential|authorization|api_?key|account_key|private_key|pkey"
+    r"|connection_string",
+    re.I,
+)
+"""What the name of an option has in it whose value is a secret."""
+
 _lock = threading.Lock()
 _remembered: OrderedDict[str, re.Pattern[str]] = OrderedDict()
+
+
+def is_place_of_secret(value: object) -> bool:
+    """Tell whether the value of an option says where its secret is kept: {file: /path} or {env: NAME}."""
+    return isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in ("file", "env")
 
 
 def read_secret(what: str, *, file: Path | None = None, env: str | None = None, remembered: bool = True) -> str | None:

@@ -6,35 +6,34 @@ import asyncio
 import contextlib
 import logging
 import os
-import pwd
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import NoReturn
 
-from service import drill, drill_report
+from service import allocator, drill, drill_report, measuring
 from service.app import App, opened
 from service.backup import utc_now
-from service.catalog import CatalogEntry, list_archives
-from service.config import Config, ConfigFile, Person, require_consistent
+from service.config import ConfigFile, require_consistent
 from service.config_monitoring import address
+from service.config_types import Person
 from service.errors import ConfigError, JobRefused, ServiceError
 from service.http import status_server
 from service.job import ENDED, Job, JobKind
 from service.jobs import Stuck
-from service.ledger import PROVEN, Evidence
 from service.metrics import Metrics
 from service.notify import Notifier
 from service.old_state import OldState
 from service.progress import Progress
 from service.recovery_choice import NO_RECOVERY, without_recovery
 from service.restore import recover
-from service.rpc.peers import AllowedNames, AllowedUsers
+from service.rpc.activation import handed_over
+from service.rpc.peers import AllowedNames, AllowedUsers, uid_of
 from service.rpc.server import RpcServer
 from service.rpc.tls import TlsFiles
 from service.state_directory import only_job, only_service
-from storage_backends import open_target
+from service.supervisor import Supervisor
 from storage_backends.base import StorageError
 
 log = logging.getLogger(__name__)
@@ -58,6 +57,7 @@ async def serve(
     `abandon` ends the process at once: it is called when a job hangs, since leaving in good order would wait for it.
     Raises ConfigError and JobRefused when the service cannot begin.
     """
+    allocator.use_one_arena()
     file = read()
     with only_service(file.state_dir):
         async with opened(file, clock=clock) as app:
@@ -72,6 +72,7 @@ class _Service:
     reload: asyncio.Event
     abandon: Callable[[str], NoReturn]
     metrics: Metrics = field(default_factory=Metrics)
+    supervisor: Supervisor = field(default_factory=lambda: Supervisor.taken_from(os.environ))
     notifier: Notifier = field(init=False)
     settled: bool = False
     backed_up: bool = False
@@ -87,7 +88,7 @@ class _Service:
         self.notifier = Notifier(file.notifications, file.dead_man, server=f"{file.server.product} on {os.uname()[1]}")
         app.jobs.on_start, app.jobs.on_end = self._job_started, self._job_ended
         app.scheduler.on_missed = self._missed
-        await self._seed_metrics()
+        await measuring.seed(app, self.metrics)
         await app.stored.remove_unused_secrets()
         if without_recovery(file):
             log.warning("%s (docs/KEYS.md)", NO_RECOVERY)
@@ -98,22 +99,26 @@ class _Service:
                 tasks.create_task(self._keep_config()),
                 tasks.create_task(self._look_at_target()),
             ]
+            alive = tasks.create_task(self.supervisor.keep_alive())
             log.info("ready for commands on %s", file.service.socket)
+            self.supervisor.ready()
             await self.stop.wait()
             app.not_ready = "stopping"
             log.info("stopping")
+            self.supervisor.stopping(file.service.stop_timeout)
             for task in others:
                 task.cancel()
             await self._stop_working(working)
+            alive.cancel()
 
     @contextlib.asynccontextmanager
     async def _listening(self) -> AsyncIterator[None]:
         settings, app = self.app.file.service, self.app
         async with contextlib.AsyncExitStack() as stack:
             server = await stack.enter_async_context(RpcServer(app.api, app.hub))
-            await server.serve_unix(
-                settings.socket, _users(settings.admins, settings.readers), group=settings.socket_group
-            )
+            users = _users(settings.admins, settings.readers)
+            given = handed_over(os.environ)
+            await server.serve_unix(settings.socket, users, group=settings.socket_group, given=given)
             if settings.tls is not None:
                 host, port = address(settings.tls.listen)
                 files = TlsFiles(settings.tls.certificate_file, settings.tls.key_file, settings.tls.client_ca_file)
@@ -222,7 +227,7 @@ class _Service:
             try:
                 if self.looked_for.is_set() or looks % MEASURE_EVERY == 0:
                     self.looked_for.clear()
-                    await self._measure_target()
+                    await measuring.measure(self.app, self.metrics)
                     await self._prove_one_more()
                     await self._forget_old_jobs()
                 await self._look_at_old_state()
@@ -258,45 +263,6 @@ class _Service:
                 await self.app.history.forget(before)
                 await asyncio.to_thread(drill_report.forget, self.app.file.state_dir, before)
 
-    async def _measure_target(self) -> None:
-        metrics, next_run = self.metrics, self.app.scheduler.next_run()
-        metrics.next_run(next_run)
-        metrics.schedule_enabled(next_run is not None)
-        metrics.recovery_missing(without_recovery(self.app.file))
-        metrics.next_drill(self.app.scheduler.next_run("drill"))
-        try:
-            config = self.app.config()
-        except ConfigError:
-            return
-        metrics.keep_targets({target.url for target in config.targets})
-        for one in config.each():
-            await self._measure(one)
-
-    async def _measure(self, config: Config) -> None:
-        metrics, url = self.metrics, config.target.url
-        try:
-            archives = await self._archives(config)
-        except (ServiceError, StorageError) as error:
-            metrics.target_up(url, False)
-            log.warning("the target %s cannot be listed: %s", url, error)
-            return
-        metrics.target_up(url, True)
-        counted = dict.fromkeys(get_args(Evidence), 0)
-        for entry in archives:
-            counted[entry.evidence] += 1
-        proven = [entry for entry in archives if entry.evidence in PROVEN and entry.created]
-        restorable = [entry for entry in proven if entry.evidence == "restorable"]
-        metrics.archives(url, counted, _newest(proven), _newest(restorable), sum(entry.size for entry in archives))
-
-    async def _archives(self, config: Config) -> list[CatalogEntry]:
-        async with open_target(config.target.url, config.target.options()) as target:
-            return await list_archives(target, self.app.archives)
-
-    async def _seed_metrics(self) -> None:
-        kinds: tuple[JobKind, ...] = ("backup", "drill", "selftest")
-        for kind in kinds:
-            self.metrics.seed(*await self.app.history.jobs(limit=1, kinds=[kind], states=["succeeded"]))
-
     async def _job_started(self, job: Job) -> None:
         self.metrics.job_started(job)
         self.notifier.job_started(job)
@@ -324,6 +290,7 @@ class _Service:
         return found[0] if found else None
 
     def _missed(self, kind: JobKind, due: datetime, reason: str) -> None:
+        self.metrics.missed(kind, self.app.clock())
         self.notifier.missed(kind, due, reason, next_run=self.app.scheduler.next_run())
 
     async def _prove_one_more(self) -> None:
@@ -339,7 +306,7 @@ class _Service:
         }
         for one in self.app.config().each():
             url = one.target.url
-            for entry in reversed(await self._archives(one)):
+            for entry in reversed(await measuring.archives(self.app, one)):
                 wanted = entry.evidence in ("unknown", "written") and entry.problem is None
                 if wanted and (url, entry.name) not in tried:
                     await self.app.jobs.submit("verify", {"archive": entry.name, "target": url}, origin="service")
@@ -364,10 +331,6 @@ def _logged(what: str) -> Iterator[None]:
         log.exception("%s failed unexpectedly", what)
 
 
-def _newest(archives: list[CatalogEntry]) -> datetime | None:
-    return max((entry.created for entry in archives if entry.created), default=None)
-
-
 def _job_runs(state_dir: Path) -> bool:
     """Tell whether a job of another process is at work: the command line's."""
     try:
@@ -378,20 +341,10 @@ def _job_runs(state_dir: Path) -> bool:
 
 
 def _users(admins: list[Person], readers: list[Person]) -> AllowedUsers:
-    own = {0, os.geteuid()}
-    return AllowedUsers(frozenset(own | {_uid(who) for who in admins}), frozenset(_uid(who) for who in readers))
+    def uids(people: list[Person]) -> set[int]:
+        return {uid_of(who, named_in="service.admins or service.readers") for who in people}
 
-
-def _uid(who: Person) -> int:
-    if isinstance(who, int):
-        return who
-    try:
-        return pwd.getpwnam(who).pw_uid
-    except KeyError:
-        raise ConfigError(
-            f"service.admins or service.readers names the user {who!r}, whom this machine does not have",
-            hint="Correct the name, or give the user's number.",
-        ) from None
+    return AllowedUsers(frozenset({0, os.geteuid()} | uids(admins)), frozenset(uids(readers)))
 
 
 def _require_same_place(before: ConfigFile, after: ConfigFile) -> None:

@@ -100,13 +100,10 @@ async def _look_at_closed(
 ) -> None:
     """An archive that nobody can open here without a person stays `written`, unless its bytes are not what it lists."""
     try:
-        seen = await check_whole(config, intent.name, progress=progress)
+        seen = await check_whole(config, intent.name, progress=progress, ledger=archives)
     except ArchiveError as error:
         progress.say(f"{intent.name} cannot be used: {error}")
         result.damaged.append(intent.name)
-        known = (await archives.known(intent.target)).get(intent.name)
-        if known is not None:
-            await archives.found(intent.target, intent.name, known.etag, "damaged")
         return
     progress.say(f"{seen.info.key} is whole; `deviceon-backup verify` with the restore PIN proves it")
     result.unproven.append(intent.name)

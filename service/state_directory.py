@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from service.blocking import run_in_thread
-from service.errors import ConfigError, JobRefused, SealError
+from service.errors import ConfigError, JobRefused, SealError, StateError
 
 
 def prepare(directory: Path) -> Path:
     """Make the directory (mode 0700) when it is missing. Raises ConfigError when that is not allowed."""
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(directory)
     except OSError as error:
         raise ConfigError(
             f"the state directory {directory} cannot be made: {error.strerror}",
@@ -24,16 +24,54 @@ def prepare(directory: Path) -> Path:
     return directory
 
 
+def make_directory(directory: Path) -> None:
+    """Make the directory (mode 0700) and those above it where they are missing, durably: whatever is made durable in it
+    would be lost with its name. Raises OSError.
+    """
+    missing = [each for each in (directory, *directory.parents) if not each.exists()]
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for each in missing:
+        sync_directory(each.parent)
+
+
+@contextlib.contextmanager
+def told_as_state(path: Path) -> Iterator[None]:
+    """Raise StateError in place of every OSError of a block that works on `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise StateError(
+            f"{path} cannot be written: {error.strerror or error}",
+            hint="Make room on the file system of the state directory, or look into the kernel's log for errors of its "
+            "disk; then try again.",
+        ) from error
+
+
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash it is the old one or the new one, whole; mode 0600."""
+    """Write a file so that after a crash it is the old one or the new one, whole; mode 0600. Writers take turns."""
     temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    with os.fdopen(_own(temporary), "wb") as file:
+        file.truncate()
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+        temporary.replace(path)
     sync_directory(path.parent)
+
+
+def _own(temporary: Path) -> int:
+    """Open a temporary file that nobody else writes, and that did not get its final name meanwhile."""
+    while True:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(temporary.stat(), os.fstat(descriptor)):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
 
 
 def read_file(path: Path, what: str, *, most: int, hint: str, failure: type[SealError] = SealError) -> bytes | None:
@@ -78,7 +116,8 @@ def only_job(directory: Path, what: str) -> Iterator[None]:
 async def changing_archives(directory: Path) -> AsyncIterator[None]:
     """Hold, for a moment, the lock between holding an archive and removing one; waits for whoever has it."""
     path = prepare(directory) / "archives.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with told_as_state(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "r+") as file:
         await run_in_thread(fcntl.flock, file, fcntl.LOCK_EX)
         yield
@@ -111,9 +150,10 @@ def _locked(path: Path, what: str) -> Iterator[str | None]:
         except BlockingIOError:
             yield file.read().strip() or "another job"
             return
-        file.truncate(0)
-        file.write(f"{what} (process {os.getpid()})")
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock is held all the same, and only does not say by whom
+            file.truncate(0)
+            file.write(f"{what} (process {os.getpid()})")
+            file.flush()
         yield None
 
 
@@ -124,7 +164,7 @@ MOST_ARCHIVES = 1_000_000_000
 def next_sequence(directory: Path, newest: int) -> int:
     """Return a number that is above every one given out before and above `newest`, and remember it.
 
-    Archives are ordered by it, not by a clock that may jump.
+    Archives are ordered by it, not by a clock that may jump. Raises StateError.
     """
     path = directory / "sequence"
     try:
@@ -132,5 +172,6 @@ def next_sequence(directory: Path, newest: int) -> int:
     except (FileNotFoundError, ValueError):
         last = 0  # a lost counter goes on from what the target holds
     number = max(number if number < MOST_ARCHIVES else 0 for number in (last, newest)) + 1
-    replace_file(path, f"{number}\n".encode())
+    with told_as_state(path):
+        replace_file(path, f"{number}\n".encode())
     return number

@@ -35,6 +35,11 @@ class _Loader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(None, None, "anchors and aliases are not supported", event.start_mark)
         return super().compose_node(parent, index)
 
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:  # noqa: N803  (PyYAML's own name)
+        if self.flow_level > MAX_DEPTH:
+            raise RecursionError  # before the scanner gets to it: its time grows by the square of the depth
+        super().fetch_flow_collection_start(TokenClass)
+
 
 def _resolve(tag: str, pattern: str, first: str) -> None:
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), list(first))

@@ -20,7 +20,7 @@ from service.errors import ArchiveError, DamagedSlot, NotAuthentic, ServiceError
 from service.failure import as_json
 from service.ledger import Evidence, Ledger
 from service.pipeline.unpack import ArchiveReader
-from service.progress import Progress
+from service.progress import Progress, TargetState
 from service.sealing.slots import Identity
 from service.state_directory import MOST_ARCHIVES
 from storage_backends import open_target
@@ -109,6 +109,8 @@ class Targets:
         From the moment when an archive is published, `progress` is past cancelling.
         """
         self._progress = progress
+        for outcome in self.outcomes:
+            self._tell(outcome, "writing")
         for target, _ in self.good:
             await self.ledger.writing(target.url, name)
         try:
@@ -155,6 +157,7 @@ class Targets:
             written.append(info)
             self._etags[target.url] = info.etag
             outcome.evidence = "written"
+            self._tell(outcome, "written")
             try:
                 await self.ledger.found(target.url, key, info.etag, "written")
             except ServiceError as error:  # the archive is there all the same; reading it back comes next
@@ -191,6 +194,7 @@ class Targets:
             try:
                 reader = await ArchiveReader.open(target, name, identities())
                 _require_ours(reader, self._etags[target.url], target)
+                self._tell(outcome, "reading back")
                 progress.begin("read back", f"Reading {name} back", expected_raw=reader.footer.raw_bytes)
                 await reader.verify(progress)
             except (ServiceError, StorageError) as error:
@@ -203,6 +207,7 @@ class Targets:
                 self._failed(target, outcome, error)
             else:
                 outcome.evidence = "verified"
+                self._tell(outcome, "verified")
                 await self.ledger.found(target.url, name, reader.info.etag, "verified")
                 await self.ledger.settled(target.url, name)
 
@@ -219,9 +224,15 @@ class Targets:
             await self._tell_owed(name)
         await self.ledger.settled(target.url, name)
 
+    def _tell(self, outcome: Outcome, state: TargetState) -> None:
+        error = outcome.error
+        self._progress.at(outcome.url, "failed" if error else state, str(error["message"]) if error else "")
+
     def _failed(self, target: StorageBackend, outcome: Outcome, error: ServiceError | StorageError) -> None:
         """Go on without a target. Raises its error when it was the last one."""
         outcome.error = as_json(error)
+        log.warning("%s: %s", outcome.url, error)
+        self._tell(outcome, "failed")
         self.good = [(each, other) for each, other in self.good if each is not target]
         if not self.good:
             raise error
@@ -264,6 +275,7 @@ async def opened_targets(config: Config, ledger: Ledger, *, owed: Owed = nothing
                 found = await list_archives(target, ledger)
             except (ServiceError, StorageError) as error:
                 outcome.error = as_json(error)
+                log.warning("%s: %s", outcome.url, error)
                 errors.append(error)
                 continue
             targets.add(target, outcome)

@@ -26,6 +26,11 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return a number with what it counts: `1 table`, `2 tables`; `many` where an s does not make the plural."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 def duration(seconds: float) -> str:
     """Return a duration for people: `0:42`, `1:02:03`."""
     minutes, rest = divmod(round(seconds), 60)

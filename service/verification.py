@@ -21,7 +21,7 @@ async def verified(
     try:
         reader = await verify(config, archive, progress=progress, ledger=ledger)
     except PinRequired as error:
-        seen = await check_whole(config, archive, progress=progress)
+        seen = await check_whole(config, archive, progress=progress, ledger=ledger)
         return {
             "archive": name,
             "good": True,

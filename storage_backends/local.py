@@ -177,7 +177,11 @@ class LocalBackend(StorageBackend):
 
     def _make_directory(self) -> None:
         with mapped_errors(self._directory):
+            missing = [each for each in (self._directory, *self._directory.parents) if not each.exists()]
             self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            for each in missing:  # without its name, what is durable in it would be lost
+                with closing(_Directory(each.parent)) as above:
+                    os.fsync(above.fd)
 
     def _stat(self, key: str) -> ObjectInfo:
         if self._not_made_yet():

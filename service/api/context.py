@@ -25,6 +25,7 @@ from service.scheduler import Scheduler
 from service.settings import StoredSettings
 from service.state import History
 from service.state.history import Request
+from service.targets_at_hand import TargetsAtHand
 
 T = TypeVar("T")
 
@@ -45,6 +46,7 @@ class Context:
     started: datetime
     not_ready: Callable[[], str | None]
     schema: Callable[[], dict[str, Any]]
+    targets: TargetsAtHand
 
     def config(self) -> Config:
         """Return the configuration in force. Raises ConfigError when there is no target."""

@@ -33,7 +33,11 @@ class JobMethods(Family):
     async def list_jobs(self, params: p.JobList) -> JobPage:
         """Return a page of jobs, the newest first."""
         jobs = await self.context.history.jobs(
-            limit=params.limit + 1, before=params.before, kinds=params.kinds, states=params.states
+            limit=params.limit + 1,
+            before=params.before,
+            kinds=params.kinds,
+            states=params.states,
+            key=params.idempotency_key,
         )
         return JobPage(jobs[: params.limit], more=len(jobs) > params.limit)
 

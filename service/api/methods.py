@@ -8,6 +8,7 @@ from __future__ import annotations
 from service.api.archives import ArchiveMethods
 from service.api.context import Context, Family
 from service.api.drills import DrillMethods
+from service.api.history import HistoryMethods
 from service.api.jobs import JobMethods
 from service.api.keys import KeyMethods
 from service.api.planning import Planning
@@ -24,6 +25,7 @@ FAMILIES: tuple[type[Family], ...] = (
     System,
     SystemBackupSettings,
     JobMethods,
+    HistoryMethods,
     ArchiveMethods,
     KeyMethods,
     ProvisionMethods,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr
 
 from service.api.registry import Params
 from service.job import JobKind, JobState
+from service.ledger import Evidence
 from service.opening import NOTHING, Opening
 from service.recovery import RecoveryKey, recovery_key
 from service.selection import Kind
@@ -15,6 +16,8 @@ from service.selection import Kind
 Key = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
 Name = Annotated[str, Field(pattern=r"^Backup_[0-9]{8}_[0-9]{4}Z\.zip$", max_length=30)]
 Line = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f\x7f]*$")]
+MOST_READ = 512 * 1024
+"""Bytes of one piece of an archive: in base64 it fits into a line of the service."""
 Count = Annotated[int, Field(ge=1, le=500)]
 
 
@@ -117,6 +120,26 @@ class JobId(Params):
     """The job's id."""
 
 
+class JobLogOf(JobId):
+    """What of a job's log is wanted."""
+
+    after: Annotated[int, Field(ge=0)] = 0
+    """The number of the last line that is known; 0 for the beginning."""
+    limit: Count = 500
+    """How many lines at most."""
+
+
+class HistoryDays(Params):
+    """Which days to tell of."""
+
+    kind: Literal["backup", "drill", "selftest"] = "backup"
+    """What is looked at. A baseline counts as a backup."""
+    count: Annotated[int, Field(ge=1, le=400)] = 90
+    """How many days, up to today."""
+    timezone: Annotated[str, Field(max_length=64)] | None = None
+    """IANA time zone that tells where days begin; that of the schedule when left out."""
+
+
 class JobList(Params):
     """A page of jobs, the newest first."""
 
@@ -128,6 +151,8 @@ class JobList(Params):
     """Only these kinds."""
     states: list[JobState] | None = None
     """Only these states."""
+    idempotency_key: Key | None = None
+    """Only the job that a request with this key got."""
 
 
 class ArchiveList(OfTarget):
@@ -137,6 +162,35 @@ class ArchiveList(OfTarget):
     """How many at most."""
     before: Name | None = None
     """The name of the last archive of the page before."""
+    skip: Annotated[int, Field(ge=0)] = 0
+    """How many of the newest to leave out (after `before`, if that is given too)."""
+    evidence: list[Evidence] | None = None
+    """Only those with this evidence."""
+    held: bool | None = None
+    """Only those that are held, or are not."""
+    trend_days: Annotated[int, Field(ge=0, le=3660)] = 0
+    """Of so many days tell sizes by day; 0: of none."""
+
+
+class ArchiveName(Params):
+    """One archive, wherever it is."""
+
+    archive: Name
+    """Its name."""
+
+
+class ArchiveRead(OfTarget):
+    """Some bytes of an archive."""
+
+    archive: Name
+    """Its name."""
+    offset: Annotated[int, Field(ge=0)] = 0
+    """Where to begin, in bytes."""
+    length: Annotated[int, Field(ge=0, le=MOST_READ)] = MOST_READ
+    """How many bytes at most; 0 only tells size and etag."""
+    etag: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+    """The object that has to be read, as the first piece told it: another one of that name is refused
+    (TARGET_CHANGED)."""
 
 
 class Archive(OfTarget, Recovered):
@@ -302,6 +356,8 @@ class RetentionPreview(OfTarget):
 
     retention: dict[str, Any] | None = None
     """A policy to try; the one in force when left out."""
+    schedule: dict[str, Any] | None = None
+    """A schedule to try it with: days, weeks and months begin in its time zone."""
 
 
 class Since(Params):

@@ -24,8 +24,9 @@ class Planning(Family):
     async def preview_retention(self, params: p.RetentionPreview) -> RetentionVerdicts:
         """Tell which archives would be kept and removed, and why, in each target. Removes nothing."""
         config = self.context.chosen(params)
-        if params.retention is not None:
-            config = config.model_copy(update={"retention": _checked("retention", params.retention)})
+        tried = {"retention": params.retention, "schedule": params.schedule}
+        changes = {name: _checked(name, document) for name, document in tried.items() if document is not None}
+        config = config.model_copy(update=changes)
         suspect = self.context.scheduler.clock_suspect
         return RetentionVerdicts(
             [

@@ -42,6 +42,15 @@ _OTHER_EVENTS: dict[str, tuple[str, dict[str, Any]]] = {
                 "expected_raw_bytes": {"type": ["integer", "null"]},
                 "rate": {"type": "integer", "description": "Bytes a second."},
                 "eta_seconds": {"type": ["number", "null"]},
+                "targets": {
+                    "type": "array",
+                    "description": "How far the archive is in each target.",
+                    "items": _object(
+                        url=_TEXT,
+                        state={"enum": ["writing", "written", "reading back", "verified", "failed"]},
+                        why={"type": "string", "description": "Why it failed there."},
+                    ),
+                },
                 "message": {"type": "string", "description": "One sentence, at each step."},
             },
         },

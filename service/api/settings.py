@@ -72,7 +72,8 @@ class SystemBackupSettings(Family):
 
     def _settings(self) -> Changed:
         file = self.context.file()
-        return Changed(shown(file.system_backup(self.context.stored.value)), fixed=sorted(file.fixed))
+        settings = shown(file.system_backup(self.context.stored.value))
+        return Changed(settings, fixed=sorted(file.fixed), copies=[target.url for target in file.copies])
 
 
 def _remove(files: list[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from importlib.metadata import version
 from typing import Any
 
@@ -15,6 +16,7 @@ from service.api.views import (
     SystemInfo,
 )
 from service.doctor import examine
+from service.errors import ConfigError
 from service.finding import Finding
 
 
@@ -30,7 +32,9 @@ class System(Family):
             boot_id=self.context.boot_id,
             started=self.context.started,
             now=self.context.clock(),
+            host=socket.gethostname(),
             product=file.server.product,
+            targets=self._targets(),
             state_dir=str(file.state_dir),
             sealing=file.sealing.mode,
             not_ready=self.context.not_ready(),
@@ -49,6 +53,12 @@ class System(Family):
             restore=waiting_restore(self.context.file()),
             recovery=RecoveryInfo.of(file),
         )
+
+    def _targets(self) -> list[str]:
+        try:
+            return [target.url for target in self.context.config().targets]
+        except ConfigError:
+            return []
 
     @method("system.doctor", admin=True)
     async def doctor(self, params: p.Nothing) -> list[Finding]:

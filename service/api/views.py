@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Any, Self
 
 from service.archive.parts import Footer, Header, Manifest
-from service.catalog import CatalogEntry
 from service.config import ConfigFile
 from service.errors import SealError
 from service.job import Job
@@ -24,7 +23,8 @@ class JobView(Job):
     """A job, and how far it is while it runs."""
 
     progress: dict[str, Any] | None = None
-    """stage, raw_bytes, stored_bytes, expected_raw_bytes (null when unknown), rate (bytes a second), eta_seconds."""
+    """stage, raw_bytes, stored_bytes, expected_raw_bytes (null when unknown), rate (bytes a second), eta_seconds,
+    and for a backup targets (url, state, why)."""
 
     @classmethod
     def of(cls, job: Job, jobs: Jobs) -> Self:
@@ -79,7 +79,11 @@ class SystemInfo:
     boot_id: str
     started: datetime
     now: datetime
+    host: str
+    """The name of this machine, which whoever restores is asked to type."""
     product: str
+    targets: list[str]
+    """The URLs of the targets, those with copies last; empty when there is none yet."""
     state_dir: str
     sealing: str
     not_ready: str | None
@@ -104,6 +108,8 @@ class Changed:
     settings: dict[str, Any]
     fixed: list[str]
     """Settings that the configuration file gives, which cannot be changed here."""
+    copies: list[str]
+    """URLs of further targets, which only the configuration file gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +117,6 @@ class JobPage:
     """Jobs, the newest first; `more` says whether there are older ones."""
 
     jobs: list[Job]
-    more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ArchivePage:
-    """Archives, the newest first; `more` says whether there are older ones."""
-
-    target: str
-    archives: list[CatalogEntry]
-    total: int
     more: bool
 
 

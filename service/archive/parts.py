@@ -76,7 +76,8 @@ Time = Annotated[
     datetime,
     BeforeValidator(_read_time),
     AfterValidator(_utc_seconds),
-    PlainSerializer(lambda value: value.strftime("%Y-%m-%dT%H:%M:%SZ"), when_used="json"),
+    # Not strftime: its %Y does not pad years before 1000 everywhere.
+    PlainSerializer(lambda value: f"{value.replace(tzinfo=None).isoformat()}Z", when_used="json"),
 ]
 """An aware time; kept in UTC and whole seconds."""
 
@@ -113,7 +114,7 @@ class _Part(BaseModel):
         try:
             return cls.model_validate(value)
         except ValidationError as exc:
-            first = exc.errors(include_url=False, include_input=False)[0]
+            first = exc.errors()[0]
             place = ".".join(str(step)[:60] for step in first["loc"])
             raise CorruptArchive(
                 f"{cls._title()} is not as this format writes it: {place} {first['msg']}".replace("  ", " "),
@@ -288,7 +289,7 @@ class Manifest(_Open):
     def _members(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude={"signature"} if self.signature is None else None)
 
-    @field_validator("signature", mode="before")
+    @field_validator("signature")
     @classmethod
     def _check_signature(cls, value: Any) -> Any:
         if value is None:

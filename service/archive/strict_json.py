@@ -23,4 +23,4 @@ def canonical_json(value: Any) -> bytes:
     Raises ValueError for what has no such form: NaN, Infinity, text that is not Unicode (lone surrogates).
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8")
+    return text.encode()

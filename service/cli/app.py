@@ -13,11 +13,13 @@ from service.cli import (
     failures,
     keeping,
     keys,
+    portal,
     provisioning,
     recovering,
     resetting,
     restore_pin,
     restoring,
+    runbooks,
     selftest,
     serving,
     settings,
@@ -33,9 +35,9 @@ SECTIONS = {
     "Back up": "backup list inspect verify copy prune hold release delete",
     "Restore": "restore rollback commit restore-table extract recover",
     "Prove and return": "drill baseline reset-to-default",
-    "Run as a service": "serve status schedule job",
+    "Run as a service": "serve portal status schedule job",
     "Keys": "key pin selftest prepare-firmware-update",
-    "More": "version",
+    "More": "explain version",
 }
 """The commands as `--help` shows them, in the order in which somebody new needs them."""
 
@@ -75,6 +77,7 @@ class Commands(click.Group):
     epilog="Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 restore refused, 4 target, 5 sealing or TPM, "
     "6 archive damaged or unknown, 7 source, 8 another job runs, 130 interrupted.",
 )
+@click.version_option(package_name="deviceon-backup", prog_name="deviceon-backup", message="%(prog)s %(version)s")
 @shared_options
 def command_line() -> None:
     """Back up a DeviceOn server's configuration and databases into sealed archives, and restore them.
@@ -102,7 +105,9 @@ for command in (
     settings.config,
     settings.doctor,
     settings.version,
+    runbooks.explain,
     serving.serve,
+    portal.portal,
     watching.status,
     watching.job,
     watching.schedule,

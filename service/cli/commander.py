@@ -106,6 +106,11 @@ async def _service(stack: contextlib.AsyncExitStack, path: Path, config: ConfigF
     return _There(client)
 
 
+def _wrong_option(method: str, said: str) -> ConfigError:
+    """Return a refused parameter as somebody at a terminal knows it: as an option of a command."""
+    return ConfigError(said.removeprefix(f"{method}: "), hint="See the command's --help.")
+
+
 class _There:
     """The service."""
 
@@ -113,7 +118,12 @@ class _There:
         self._client = client
 
     async def call(self, method: str, /, **params: Any) -> Any:
-        return await self._client.call(method, **params)
+        try:
+            return await self._client.call(method, **params)
+        except RemoteError as error:
+            if error.code != "INVALID_PARAMS":
+                raise
+            raise _wrong_option(method, str(error)) from error
 
     async def job(
         self, method: str, params: dict[str, Any], progress: Progress, opening: Opening = NOTHING
@@ -121,7 +131,7 @@ class _There:
         events = self._client.events()
         async with contextlib.aclosing(events):
             await anext(events)  # subscribed, so that nothing of the job is missed
-            job: dict[str, Any] = await self._client.call(method, **params, **opening.as_params())
+            job: dict[str, Any] = await self.call(method, **params, **opening.as_params())
             active = (await self._client.call("system.info"))["active"]
             first = (
                 f"; {active['kind']} {active['id']} has to end first" if active and active["id"] != job["id"] else ""
@@ -131,7 +141,12 @@ class _There:
             return await _or_cancel(ended, self._client.call("job.cancel", id=job["id"]))
 
     async def _ended(self, identifier: str, events: Any, progress: Progress) -> dict[str, Any]:
-        async for event in events:
+        while True:
+            try:
+                event = await anext(events)
+            except ConnectionLost as error:
+                hint = f"`deviceon-backup job show {identifier}` tells how it ended."
+                raise ConnectionLost(f"{error}; the job may go on", hint=hint) from error
             if event["job_id"] != identifier:
                 continue
             if event["type"] == "progress":
@@ -140,9 +155,6 @@ class _There:
                 return dict(await self._client.call("job.get", id=identifier))
             elif event["data"]["ended"] is not None:
                 return dict(event["data"])
-        raise ConnectionLost(
-            "the service went away", hint=f"`deviceon-backup job show {identifier}` tells how it ended."
-        )
 
 
 async def _or_cancel(ended: asyncio.Future[dict[str, Any]], cancel: Awaitable[Any]) -> dict[str, Any]:
@@ -193,8 +205,7 @@ class _Here:
                 raise error.__cause__ from None
             if error.code != Code.INVALID_PARAMS:
                 raise ConfigError(error.message, hint=error.hint) from error
-            said = error.message.removeprefix(f"{method}: ")  # socket talk
-            raise ConfigError(said, hint="See the command's --help.") from error
+            raise _wrong_option(method, error.message) from error
 
     async def job(
         self, method: str, params: dict[str, Any], progress: Progress, opening: Opening = NOTHING

@@ -34,6 +34,8 @@ class Mending:
     def mend(self, config: Config, blocking: Sequence[Obstacle]) -> Config:
         """Have what is in the way put right; return the configuration to look again with. Leaves when given up."""
         codes = {obstacle.code for obstacle in blocking}
+        if self.options["recovery_key"] == "-" and config.opening.recovery is not None:
+            self.options["recovery_key"] = None  # typed and held: nobody has to type it again for the next look
         click.echo("", err=True)
         if not self._told(codes):
             self._wait(blocking)
@@ -43,12 +45,14 @@ class Mending:
                 break
             except ServiceError as error:
                 failures.show(error, debug=self.shared.debug)
-                self.options["recovery_key"] = None
+                self.options |= {"recovery_key": None, "signers": None}
                 self._wait(blocking)
         if any(code.startswith("PIN") for code in codes):
             return ask_for_pin(self.shared, again, self.archive)
-        pin = again.opening.pin or config.opening.pin
-        return again.opened_with(replace(again.opening, pin=pin))
+        held = config.opening
+        return again.opened_with(
+            replace(again.opening, pin=again.opening.pin or held.pin, recovery=again.opening.recovery or held.recovery)
+        )
 
     def _told(self, codes: set[str]) -> bool:
         """Ask for what can be told here and now; False when nothing was."""
@@ -57,6 +61,8 @@ class Mending:
         if "SERVER_UNREACHABLE" in codes and self._server():
             return True
         if "SERVER_VERSION" in codes and self._version():
+            return True
+        if "ORIGIN_NOT_PROVEN" in codes and self._signer():
             return True
         return self._gone_ahead(codes)
 
@@ -91,6 +97,11 @@ class Mending:
     def _version(self) -> bool:
         said = _line("Installed version of the server, if it was mistyped")
         self.options["server_version"] = said or self.options["server_version"]
+        return bool(said)
+
+    def _signer(self) -> bool:
+        said = _line("Signer that the recovery kit names, KEY XXXX-XXXX-XXXX-XXXX; Enter for none")
+        self.options["signers"] = (said,) if said else None  # what was given before has not sufficed
         return bool(said)
 
     def _gone_ahead(self, codes: set[str]) -> bool:

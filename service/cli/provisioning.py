@@ -98,7 +98,7 @@ async def _provisioned(
             click.echo(done["text"])
             if recipients := done["kit"]["recipients"]:
                 named = " ".join(f"--recipient {recipient}" for recipient in recipients)
-                click.echo(f"Archives made before open with it after: deviceon-backup key add --all {named}")
+                click.echo(f"To let it open the archives that are there already: deviceon-backup key add --all {named}")
         if baseline and not await _has_baseline(commander):
             with reporting(quiet=shared.quiet) as progress:
                 result = result_of(await commander.job("baseline.take", {}, progress))

@@ -9,7 +9,7 @@ import click
 from service.cli import render
 from service.cli.connection import call
 from service.cli.options import Shared, emit, json_option, shared_options
-from service.terminal import duration, size
+from service.terminal import duration, plain, size
 
 
 @click.command()
@@ -64,7 +64,7 @@ def _outcome(job: dict[str, Any] | None) -> str:
 
 @click.group()
 def job() -> None:
-    """List, show and cancel jobs."""
+    """List, show and cancel jobs; read what they said."""
 
 
 @job.command("list")
@@ -119,6 +119,33 @@ def job_show(shared: Shared, job_id: str) -> None:
         if isinstance(value, str | int | float):
             rows.append((name, str(value)))
     render.table([row for row in rows if row[1]])
+
+
+@job.command("log")
+@click.argument("job_id")
+@shared_options
+@json_option
+@click.pass_obj
+def job_log(shared: Shared, job_id: str) -> None:
+    """Show what a job said: its steps, its warnings, what each target answered."""
+    lines: list[dict[str, Any]] = []
+    while True:
+        found = call(shared, "job.log", id=job_id, after=lines[-1]["number"] if lines else 0)
+        lines += found["lines"]
+        if not found["more"] or not found["lines"]:
+            break
+    if shared.json:
+        emit({"lines": lines, "omitted": found["omitted"]})
+        return
+    before = 0
+    for line in lines:
+        if line["number"] > before + 1:
+            click.echo(f"({line['number'] - before - 1} lines were not kept)")
+        before = line["number"]
+        told = line["text"] if line["level"] == "info" else f"{line['level'].upper()}: {line['text']}"
+        click.echo(f"{render.at_utc(line['time'])}  {plain(told)}")
+    if not lines:
+        click.echo("nothing is remembered of what this job said")
 
 
 @job.command("cancel")

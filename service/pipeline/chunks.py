@@ -30,14 +30,15 @@ class ChunkMap:
     def __init__(self, entries: Sequence[Entry], *, max_raw: int) -> None:
         """Raises CorruptArchive for an entry that is larger than a chunk can be, before anybody fetches it."""
         self._streams: dict[int, list[Entry]] = {}
-        most = max_body(max_raw) + TAG_BYTES
+        most = max_body(max_raw)
         for entry in entries:
             parsed = parse_stream_entry(entry.name)
             if parsed is None:
                 continue
-            if entry.size > most:
+            stream, _, sealed = parsed
+            if entry.size > most + (TAG_BYTES if sealed else 0):
                 raise CorruptArchive(f"{entry.name} is larger than a chunk may be", hint=DAMAGED)
-            self._streams.setdefault(parsed[0], []).append(entry)
+            self._streams.setdefault(stream, []).append(entry)
 
     def entries(self, stream: int) -> list[Entry]:
         """Return the entries of a stream in the order of its chunks."""

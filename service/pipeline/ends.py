@@ -26,8 +26,6 @@ from service.errors import CorruptArchive, IncompleteArchive, UnsupportedArchive
 from service.pipeline.ranges import PinnedObject
 
 HEAD_BYTES: Final = 64 << 10
-MAX_DIRECTORY_BYTES: Final = 256 << 20
-"""Some three million entries: more than ten terabytes in chunks of 4 MiB. Bounds what a hostile file can cost."""
 
 _ALTERED: Final = "The archive was damaged or altered. Use another archive."
 
@@ -92,15 +90,14 @@ async def read_front(archive: PinnedObject) -> Front:
     name, size = archive.info.key, archive.info.size
     window = await Window.fetch(archive, 0, min(size, HEAD_BYTES))
     head = window.content
-    begins = LOCAL_HEADER_BYTES + len(HEADER)
     if not head or head[:4] != b"PK\x03\x04"[: len(head)] or not HEADER.encode().startswith(_name(head)):
         raise UnsupportedArchive(
             f"{name} is not an archive of this service" if head else f"{name} is empty: not an archive of this service",
             hint="Choose a file that this service has written.",
         )
-    if len(head) < begins:
+    if len(head) < LOCAL_HEADER_BYTES + len(HEADER):
         raise _incomplete(name)
-    entry = read_local_header(head[:begins], offset=0)
+    entry = read_local_header(head, offset=0)
     if entry.end > size and entry.size <= MAX_PART_BYTES:
         raise _incomplete(name)
     content = await window.part(entry)
@@ -122,8 +119,6 @@ async def read_back(archive: PinnedObject) -> Back:
 async def read_directory(back: Back, header: Header) -> Directory:
     """Read every directory record and the footer, and check them against each other and the header."""
     location = back.location
-    if location.size > MAX_DIRECTORY_BYTES:
-        raise CorruptArchive(f"the archive's directory claims to have {location.size} bytes", hint=_ALTERED)
     rest = await back.window.read(location.offset, back.archive.info.size - location.offset)
     # Some microseconds an entry: seconds for a big archive, so not in the event loop.
     entries = await asyncio.to_thread(parse_directory, rest[: location.size], location)

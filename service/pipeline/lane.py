@@ -88,11 +88,12 @@ class Lane:
                     chunks += 1
                     total += len(chunk.raw)
                     count(len(chunk.raw))
-            if job is not None:
-                await self._deliver(job)
-        finally:
+            assert job is not None  # a stream without bytes has a chunk, too
+            await self._deliver(job)
+        except BaseException:
             if job is not None:
                 await settled(job)
+            raise
         return Carried(chunks, total, digest.hexdigest())
 
     async def _deliver(self, job: asyncio.Future[FileEntry]) -> None:

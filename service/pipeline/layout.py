@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from service.archive.zip64 import Entry, directory_record, end_records
+from service.archive.zip64 import MAX_ENTRIES, Entry, directory_record, end_records
+from service.errors import SourceError
 from service.pipeline.lane import FileEntry
 
 _DIRECTORY_PIECE = 1 << 20
@@ -23,7 +24,15 @@ class Layout:
         self._records = bytearray()
 
     def place(self, entry: FileEntry) -> bytes | bytearray:
-        """Give the entry its place at the end of what there is; return the bytes to be written there."""
+        """Give the entry its place at the end of what there is; return the bytes to be written there.
+
+        Raises SourceError when the archive has as many entries as it may have: no reader would take one more.
+        """
+        if self.entries == MAX_ENTRIES:
+            raise SourceError(
+                f"there is more than an archive can hold in {MAX_ENTRIES} chunks of this size",
+                hint="Set `compression.chunk_bytes` to more.",
+            )
         self._records += directory_record(
             Entry(name=entry.name, offset=self.offset, size=entry.size, crc32=entry.crc32)
         )

@@ -178,8 +178,8 @@ class _Packing:
             async with aclosing(self._file()) as file, asyncio.TaskGroup() as group:
                 group.create_task(noting(self._produce))
                 return await noting(lambda: self._put(target, file))
-        except BaseExceptionGroup as errors:
-            failure = _first_cause(first[0] if first else errors)
+        except BaseExceptionGroup:
+            failure = _first_cause(first[0])
         raise failure  # outside of the handler, so that its own cause and context stay as they are
 
     async def _put(self, target: Destination, file: AsyncGenerator[bytes | bytearray, None]) -> ObjectInfo:
@@ -306,7 +306,6 @@ class _Packing:
             started=self._started,
             finished=self.manifest.finished,
             directory_sha256=self._layout.directory_sha256(),
-            mac=None,
         )
         if self._keys is None:
             return footer
@@ -318,8 +317,7 @@ async def _one(piece: bytes) -> AsyncGenerator[bytes, None]:
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """The first real error in a group: of several tasks the one that failed first comes first."""
+    """Return the first error in a group: of several tasks the one that failed first comes first, and none cancelled."""
     while isinstance(error, BaseExceptionGroup):
-        real = [each for each in error.exceptions if not isinstance(each, asyncio.CancelledError)]
-        error = (real or list(error.exceptions))[0]
+        error = error.exceptions[0]
     return error

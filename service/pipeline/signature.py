@@ -12,7 +12,6 @@ from typing import Final
 
 from service.archive.parts import Manifest, ManifestSignature
 from service.archive.strict_json import canonical_json, strict_loads
-from service.errors import CorruptArchive
 from service.sealing.signature import signer_fingerprint, verify
 
 PURPOSE: Final = "archive"
@@ -34,18 +33,14 @@ async def signed(manifest: Manifest, header: bytes, sign: Sign) -> Manifest:
 def signer_of(content: bytes, manifest: Manifest, header: bytes) -> str | None:
     """Return the fingerprint of who has signed a manifest (`content` as it was read); None when nobody has.
 
-    Whether that signer is one to be trusted is another question. Raises NotAuthentic, CorruptArchive.
+    Whether that signer is one to be trusted is another question. Raises NotAuthentic.
     """
     if manifest.signature is None:
         return None
     value = strict_loads(content)
     del value["signature"]
-    try:
-        unsigned = canonical_json(value)
-    except ValueError as error:
-        raise CorruptArchive("the manifest has no canonical form", hint="Use another archive.") from error
     public_key = bytes.fromhex(manifest.signature.public_key)
-    verify(public_key, PURPOSE, _message(unsigned, header), bytes.fromhex(manifest.signature.value))
+    verify(public_key, PURPOSE, _message(canonical_json(value), header), bytes.fromhex(manifest.signature.value))
     return signer_fingerprint(public_key)
 
 

@@ -8,11 +8,12 @@ cancellation through. Chunks are small: that is milliseconds.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Final, Self, TypeVar
+
+from service.processors import processors
 
 T = TypeVar("T")
 
@@ -21,13 +22,13 @@ SMALL_BYTES: Final = 4 << 10
 
 
 class Threads:
-    """A pool of as many threads as this process has cores, and `more`, that lives as long as its `async with` block.
+    """A pool of as many threads as this process may use processors, and `more`, for an `async with` block.
 
     Everything started must be awaited with `finished` or `settled` inside the block.
     """
 
     def __init__(self, *, more: int = 0) -> None:
-        self.count = len(os.sched_getaffinity(0)) + more
+        self.count = processors() + more
         self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="pipeline")
 
     def start(self, work: Callable[[], T]) -> asyncio.Future[T]:

@@ -103,7 +103,8 @@ class ArchiveReader:
             parts[KEYSLOTS] = await front.window.part(directory.entries[1])
             unlocked = await _unlock(target, front, KeySlots.from_bytes(parts[KEYSLOTS]).slots, identities)
             keys = unlocked.keys
-            check_footer_mac(keys, directory.footer.without_mac(), bytes.fromhex(directory.footer.mac or ""))
+            assert directory.footer.mac is not None  # as the header says: `check_footer`
+            check_footer_mac(keys, directory.footer.without_mac(), bytes.fromhex(directory.footer.mac))
         max_raw = front.header.max_raw
         chunks = ChunkMap(directory.entries, max_raw=max_raw)
         contents = _Contents(
@@ -120,6 +121,11 @@ class ArchiveReader:
         reader = cls(archive, front.header, directory.footer, manifest, contents, unlocked)
         reader.signer = signer_of(content, manifest, front.content)
         return reader
+
+    @property
+    def opened_by_tpm(self) -> bool:
+        """Whether the TPM that has sealed it opened it, and not a recovery key."""
+        return self.opened_by is not None and self.opened_by.proves_origin
 
     async def wrap_for(self, recipient: Recipient) -> KeySlot:
         """Return a slot by which `recipient` opens this archive too. Raises SealError."""

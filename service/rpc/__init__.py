@@ -7,6 +7,7 @@ seats        who may connect when there are too many
 lines        the bytes of one connection, bounded both ways
 connection   what one client is given: answers and events
 unix_socket  the file that the service listens on
+activation   the same when systemd has made it
 tls          the same over TCP, for clients with a certificate
 server       all of it together
 """

@@ -6,11 +6,15 @@ numbers are not looked at: they are used again, and are 0 across containers.
 
 from __future__ import annotations
 
+import pwd
 import socket
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from service.config_types import Person
+from service.errors import ConfigError
 
 Role = Literal["read", "admin"]
 """`read` may look and listen; `admin` may also command."""
@@ -70,6 +74,19 @@ def user_of(connection: socket.socket) -> int:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(credentials)
     return int(uid)
+
+
+def uid_of(who: Person, *, named_in: str) -> int:
+    """Return a user's number. Raises ConfigError, which tells where he is `named_in`, when there is no such user."""
+    if isinstance(who, int):
+        return who
+    try:
+        return pwd.getpwnam(who).pw_uid
+    except KeyError:
+        raise ConfigError(
+            f"{named_in} names the user {who!r}, whom this machine does not have",
+            hint="Correct the name, or give the user's number.",
+        ) from None
 
 
 def _role(who: object, admin: frozenset[Any], read: frozenset[Any]) -> Role | None:

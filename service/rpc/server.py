@@ -62,12 +62,20 @@ class RpcServer:
             finally:
                 self._sockets.close()
 
-    async def serve_unix(self, path: Path, allowed: AllowedUsers, *, group: str | int | None = None) -> None:
+    async def serve_unix(
+        self,
+        path: Path,
+        allowed: AllowedUsers,
+        *,
+        group: str | int | None = None,
+        given: socket.socket | None = None,
+    ) -> None:
         """Listen on a UNIX socket (mode 0660, in a directory with 0750); clients can connect when this returns.
 
+        `given` is that socket when somebody else listens on it already; it is closed at the end.
         Raises JobRefused when another service runs on this socket, ConfigError when the path or group cannot be used.
         """
-        listener = self._sockets.enter_context(unix_socket.listening(path, group=group))
+        listener = self._sockets.enter_context(unix_socket.listening(path, group=group, given=given))
 
         def welcome(client: socket.socket) -> None:
             self._welcome_user(client, allowed)

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from service.errors import ConfigError
@@ -37,6 +38,13 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
             hint=f"Look at {files.certificate}, {files.key} and {files.client_authority}: PEM, key without password.",
         ) from exc
     return context
+
+
+def expiry(certificate: Path) -> datetime:
+    """Return when the first certificate of a PEM file expires (UTC). Raises OSError, ValueError."""
+    from cryptography.x509 import load_pem_x509_certificate  # noqa: PLC0415
+
+    return load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
 
 
 @contextmanager

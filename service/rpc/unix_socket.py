@@ -26,14 +26,17 @@ CONNECT_SECONDS: Final = 1.0
 
 
 @contextlib.contextmanager
-def listening(path: Path, *, group: str | int | None = None) -> Iterator[socket.socket]:
+def listening(
+    path: Path, *, group: str | int | None = None, given: socket.socket | None = None
+) -> Iterator[socket.socket]:
     """Listen on `path` (0660, of `group` if given) in a directory with mode 0750; give the socket, non-blocking.
 
+    With `given`, a socket that systemd listens on, only look whether it is as it should be: its file stays at the end.
     Raises JobRefused when another service runs on this socket, ConfigError when the path cannot be used.
     """
     with contextlib.ExitStack() as held:
         try:
-            listener = _listen(path, group, held)
+            listener = _listen(path, group, held) if given is None else _take(held.enter_context(given), path, held)
         except OSError as exc:
             raise ConfigError(
                 f"the service cannot listen on {path}: {exc.strerror}",
@@ -56,6 +59,25 @@ def _listen(path: Path, group: str | int | None, held: contextlib.ExitStack) -> 
     listener.listen(BACKLOG)  # only now, so that nobody connects before its group is right
     listener.setblocking(False)
     return listener
+
+
+def _take(given: socket.socket, path: Path, held: contextlib.ExitStack) -> socket.socket:
+    name = given.getsockname()
+    if name != os.fspath(path):
+        raise ConfigError(
+            f"systemd listens on {name!r}, and service.socket is {path}",
+            hint="Let ListenStream= of deviceon-backup.socket and service.socket name the same path.",
+        )
+    _prepare_directory(path.parent, None)
+    held.enter_context(_lock(path))
+    found = path.lstat()
+    if not stat.S_ISSOCK(found.st_mode) or stat.S_IMODE(found.st_mode) & 0o007 or found.st_uid not in {0, os.geteuid()}:
+        raise ConfigError(
+            f"{path} (mode {stat.S_IMODE(found.st_mode):04o}, uid {found.st_uid}) is not private enough for commands",
+            hint="Set SocketMode=0660 in deviceon-backup.socket, and leave SocketUser= out.",
+        )
+    given.setblocking(False)
+    return given
 
 
 def _check_length(path: Path) -> None:

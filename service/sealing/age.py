@@ -9,7 +9,6 @@ Whoever knows a recipient can make such a slot: opening one does not prove where
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import os
@@ -46,6 +45,16 @@ _PLUGIN_SECONDS, _PASSPHRASE_SECONDS = 120.0, 300.0
 _one_passphrase = threading.Lock()  # each takes up to 1 GiB of memory
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # 5 bits a character; no i, l, o, u to be misread
 _GROUPS, _GROUP = 5, 4
+_NO_MATCH, _WRONG_PASSPHRASE = "No matching keys", "Decryption failed"
+_DAMAGE: Final = (
+    "Header ",
+    "Unknown age format",
+    "decryption error",
+    "invalid armor",
+    "line contains CR",
+    "DecodeError",
+)
+"""What the library says of a file that it cannot read, whatever the key; its errors have no classes of their own."""
 _HINT: Final = "The archive was altered or damaged after it was made. Use another copy of it, or another archive."
 
 
@@ -140,7 +149,7 @@ class AgeIdentity:
 
     def _candidates(self, slot: AgeSlot) -> list[str]:
         found = list(self._identities)
-        protected = self._key.protected or (slot.identity if self._key.passphrase is not None and not found else None)
+        protected = self._key.protected or (slot.identity if not found else None)
         if protected is not None:
             found += self._unlock(protected)
         if not found:
@@ -192,6 +201,8 @@ class AgeIdentity:
                         hint="Open the slot on a faster machine with `age -d` (docs/ARCHIVE_FORMAT.md), and restore"
                         " with the identity (--recovery-key).",
                     ) from error
+                if str(error) != _WRONG_PASSPHRASE:
+                    raise _damaged(error) from error
         raise WrongRecoveryKey(
             "this recovery passphrase is not the one that the archive was sealed for",
             hint="Type it as the recovery kit has it.",
@@ -203,10 +214,9 @@ def parse_slot(slot: KeySlot) -> AgeSlot:
     try:
         return AgeSlot.model_validate(dict(slot))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        first = error.errors()[0]
         raise DamagedSlot(
-            f"a recovery key slot of the archive is damaged: {where} {first['msg']}", hint=_HINT
+            f"a recovery key slot of the archive is damaged: {first['loc'][0]} {first['msg']}", hint=_HINT
         ) from error
 
 
@@ -219,15 +229,13 @@ def encrypt(data: bytes, recipient: str) -> str:
             f"archives cannot be sealed for {recipient}: {error}",
             hint="Correct the recipient: a line that begins with age1, as age-keygen or the plugin prints it.",
         ) from error
-    except Exception as error:  # the plugin's own words, in an exception without a class of its own
-        raise _no_plugin(recipient, error) from error
-    try:
-        if isinstance(whom, str):
+    if isinstance(whom, str):
+        try:
             file = _apart("encrypt", data, _PLUGIN_SECONDS, recipient=whom).decode()
-        else:
-            file = bytes(pyrage.encrypt(data, [whom], armored=True)).decode()
-    except (pyrage.EncryptError, _Refused, _Failed) as error:
-        raise _no_plugin(recipient, error) from error
+        except (_Refused, _Failed) as error:
+            raise _no_plugin(recipient, error) from error
+    else:
+        file = bytes(pyrage.encrypt(data, [whom], armored=True)).decode()
     kinds = [kind for kind, *_ in stanzas(file) if not kind.endswith("-grease")]
     native = recipient.rpartition("1")[0] == "age"
     if len(kinds) != 1 or (native and kinds != ["X25519"]):
@@ -240,19 +248,18 @@ def decrypt(file: str, identities: Sequence[str], *, whom: str | None = None) ->
 
     Raises WrongRecoveryKey, DamagedSlot, PluginFailed.
     """
-    stanzas(file)
     plugin = any(text.startswith("AGE-PLUGIN-") for text in identities)
     try:
         if plugin:
             return _apart("decrypt", file.encode(), _PLUGIN_SECONDS, identities=list(identities))
         return bytes(pyrage.decrypt(file.encode(), [pyrage.x25519.Identity.from_str(text) for text in identities]))
     except (pyrage.DecryptError, _Refused, _Failed) as error:
-        if isinstance(error, _Failed) or "plugin" in str(error).lower():
+        if plugin and not str(error).startswith((*_DAMAGE, _NO_MATCH)):  # its own words, or those of its end
             raise PluginFailed(
                 f"the plugin of the hardware key failed: {error}", hint="Plug the key in, and install its plugin here."
             ) from error
-        if "No matching keys" not in str(error):
-            raise DamagedSlot(f"a recovery key slot of the archive is damaged: {error}", hint=_HINT) from error
+        if not str(error).startswith(_NO_MATCH):
+            raise _damaged(error) from error
         raise WrongRecoveryKey(
             f"this recovery key is not the one that the archive was sealed for{f' ({whom})' if whom else ''}",
             hint="Give the recovery key of that recipient; the recovery kit names it.",
@@ -292,16 +299,16 @@ def protect(identity: str, passphrase: str) -> str:
 
 def stanzas(armored: str) -> list[list[str]]:
     """Return type and arguments of each recipient stanza in an armored age file's header. Raises DamagedSlot."""
-    body = "".join(armored.split(ARMOR, 1)[-1].split("-----END", 1)[0].split())
+    body = "".join(armored.removeprefix(ARMOR).partition("-----END")[0].split())
     try:
         raw = base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise DamagedSlot("a recovery key slot of the archive is damaged: no base64", hint=_HINT) from None
     found: list[list[str]] = []
     lines = raw.split(b"\n")
     if lines[0] != b"age-encryption.org/v1":
         raise DamagedSlot("a recovery key slot of the archive is no age file of version 1", hint=_HINT)
-    for line in lines[1:]:
+    for line in lines:
         if line.startswith(b"---"):
             return found
         if line.startswith(b"-> "):
@@ -324,7 +331,7 @@ def check_work(armored: str) -> int:
 
 
 def _recipient(text: str) -> Any:
-    """Return a recipient of the library; the text itself when it needs a plugin, which is there."""
+    """Return a recipient of the library; the text itself when it needs a plugin."""
     if not is_recipient(text):
         raise ValueError("its checksum is wrong, so it was mistyped or cut off")
     prefix = text.rpartition("1")[0]
@@ -332,7 +339,6 @@ def _recipient(text: str) -> Any:
         return pyrage.x25519.Recipient.from_str(text)
     if prefix in {"age1tag", "age1tagpq"}:  # made for hardware, but needing no plugin to encrypt to
         return getattr(pyrage, prefix.removeprefix("age1")).Recipient.from_str(text)
-    age_apart.plugin_recipient(text)
     return text
 
 
@@ -389,6 +395,10 @@ def _apart(what: str, data: bytes, seconds: float, **given: Any) -> bytes:
     if "done" in answer:
         return base64.b64decode(answer["done"])
     raise _Refused(answer["refused"]) if "refused" in answer else _Failed(answer.get("failed", ""))
+
+
+def _damaged(error: Exception) -> DamagedSlot:
+    return DamagedSlot(f"a recovery key slot of the archive is damaged: {error}", hint=_HINT)
 
 
 def _no_plugin(recipient: str, error: Exception) -> PluginFailed:

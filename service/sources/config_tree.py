@@ -52,6 +52,7 @@ from service.sources.tree_extract import Place, TreeExtractor, Written
 from service.sources.tree_swap import Area, Planner, Survey, choose_areas, may_write, survey
 from service.sources.tree_unpack import unpack
 from service.sources.tree_walk import TreeWalk
+from service.terminal import counted, size
 
 STREAM = "tree.tar"
 
@@ -144,7 +145,7 @@ class TreeRestorer(Restorer):
         except OSError as exc:
             told = f"{shown} cannot be looked at: {exc.strerror or exc}."
             return SourcePlan([], [_obstacle("TREE_UNREADABLE", told, "Run as root.")])
-        note = f"{facts['files']} files, {facts['bytes']} bytes"
+        note = f"{counted(facts['files'], 'file')}, {size(facts['bytes'])}"
         if facts["path"] != shown:
             note += f"; was {facts['path']}"
         if found.mounted:
@@ -327,7 +328,7 @@ def _obstacles(root: Path, facts: Mapping[str, Any], found: Survey) -> list[Obst
     usage = os.statvfs(above)
     needed = _needed(facts)
     if usage.f_bavail * usage.f_frsize < needed or 0 < usage.f_favail < facts["files"] + facts["directories"]:
-        obstacles.append(_obstacle("NO_SPACE", f"The copy needs {needed} bytes at {above}.", "Make room there."))
+        obstacles.append(_obstacle("NO_SPACE", f"The copy needs {size(needed)} at {above}.", "Make room there."))
     if os.geteuid() != 0:
         groups = {os.getegid(), *os.getgroups()}
         here = [(user_here(uid, user), group_here(gid, group)) for uid, gid, user, group in facts["owners"]]

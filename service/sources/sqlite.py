@@ -21,10 +21,11 @@ import tempfile
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager, closing
+from contextlib import ExitStack, aclosing, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
+from service import terminal
 from service.blocking import read_in_thread, run_in_thread, run_until_stopped
 from service.config_sources import SqliteSettings
 from service.errors import CorruptArchive, Obstacle, SourceError, SourceUnavailable, StageFailed, SwapFailed
@@ -59,8 +60,7 @@ from service.sources.read_back import read_back
 STREAM = "sqlite.file"
 COMPANIONS = ("-wal", "-shm", "-journal")
 
-_PIECE = 1 << 20
-_PAGES = 1024
+_PIECE, _PAGES = 1 << 20, 1024
 _BUSY_SECONDS = 30.0
 
 
@@ -169,16 +169,24 @@ def _consistent_copy(
         fd, copy = tempfile.mkstemp(prefix=prefix, dir=staging)
     except OSError as exc:
         raise SourceError(f"The copy of {path} could not be made in {staging}: {exc.strerror}.") from exc
-    try:
+    with ExitStack() as unless_done:
+        unless_done.callback(os.close, fd)
+        unless_done.callback(_take_name, copy)
         mode = _copy_database(path, Path(copy), stop)
         database = _opened_copy(path, Path(copy))
-    except BaseException:
-        os.close(fd)
-        raise
-    finally:
-        for suffix in ("", *COMPANIONS):
-            Path(f"{copy}{suffix}").unlink(missing_ok=True)
+        unless_done.callback(database.close)
+        if not _take_name(copy):
+            raise SourceError(f"The copy of {path} in {staging} cannot be removed; the next backup tries again.")
+        unless_done.pop_all()
     return fd, database, mode
+
+
+def _take_name(copy: str) -> bool:
+    """Take the name of a copy away; tell whether it is gone."""
+    for suffix in ("", *COMPANIONS):
+        with suppress(OSError):
+            Path(f"{copy}{suffix}").unlink()
+    return not os.path.lexists(copy)
 
 
 def _opened_copy(path: Path, copy: Path) -> sqlite3.Connection:
@@ -278,7 +286,7 @@ class SqliteRestorer(Restorer):
     def _plan(self, facts: Mapping[str, Any]) -> SourcePlan:
         path = self._path
         above, _ = exchange.missing_parents(path)
-        note = f"{facts['bytes']} bytes"
+        needed = note = terminal.size(facts["bytes"])
         if facts["path"] != str(self._settings.path):
             note += f"; was {facts['path']}"
         items = [PlanItem(str(self._settings.path), "replace" if path.exists() else "create", note)]
@@ -287,8 +295,7 @@ class SqliteRestorer(Restorer):
         if usage.f_flag & os.ST_RDONLY or not os.access(above, os.W_OK | os.X_OK, effective_ids=True):
             obstacles.append(Obstacle("SQLITE_NOT_WRITABLE", f"{above} cannot be written to.", "Make it writable."))
         if usage.f_bavail * usage.f_frsize < facts["bytes"]:
-            needed = facts["bytes"]
-            obstacles.append(Obstacle("NO_SPACE", f"The copy needs {needed} bytes at {above}.", "Make room there."))
+            obstacles.append(Obstacle("NO_SPACE", f"The copy needs {needed} at {above}.", "Make room there."))
         if path.exists() and not path.is_file():
             obstacles.append(Obstacle("SQLITE_NO_FILE", f"{path} is no file now.", "Move away what lies there."))
         if mounts_below(path):

@@ -128,8 +128,6 @@ class TreeExtractor:
         above, name = parent(member.path)
         if member.path or self._open:
             self._climb_to(member, above)
-        elif member.kind is not Kind.DIRECTORY:
-            raise CorruptArchive("The tree's stream does not begin with the tree's root.")
         if member.path in self._places and member.kind is not Kind.DIRECTORY:
             raise StageFailed(
                 f"{encode_path(member.path)} is no directory in the archive, but a file system is mounted there now."
@@ -145,7 +143,7 @@ class TreeExtractor:
                 with self._leniently():
                     apply_link_attributes(name, self._here, self._attributes(member), say=self._say)
                 self.written.symlinks += 1
-            case Kind.HARD_LINK:
+            case _:
                 self._hard_link(member, name)
 
     @property
@@ -155,11 +153,8 @@ class TreeExtractor:
 
     def _climb_to(self, member: Member, above: str) -> None:
         while self._open and self._open[-1].path != above:
-            if not member.path or not above.startswith(self._open[-1].path + "/"):
-                self._leave()
-                continue
-            break
-        if not member.path or not self._open or self._open[-1].path != above:
+            self._leave()
+        if not self._open:
             raise CorruptArchive(
                 f"In the tree's stream, {encode_path(member.path)!r} does not come after its directory."
             )

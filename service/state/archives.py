@@ -12,7 +12,7 @@ from service.ledger import Evidence, Intent, Known
 from service.state.database import Database
 from service.state.values import loaded
 
-_FACTS = {"created", "seq", "server_version", "sealing", "fingerprint", "raw_bytes"}
+_FACTS = {"created", "seq", "server_version", "sealing", "fingerprint", "raw_bytes", "seconds"}
 
 
 class Archives:

@@ -21,6 +21,7 @@ from service.state_directory import prepare
 T = TypeVar("T")
 
 FILE_NAME = "state.db"
+ASIDE = ".damaged-"
 BUSY_SECONDS = 10.0
 
 # Each script brings the file from the version that is its place in the list to the next. They are never changed.
@@ -46,6 +47,15 @@ MIGRATIONS = (
     """
     CREATE TABLE unfinished (
         target TEXT NOT NULL, name TEXT NOT NULL, what TEXT NOT NULL, PRIMARY KEY (target, name, what)
+    ) STRICT;
+    """,
+    """
+    CREATE TABLE gaps (
+        kind TEXT NOT NULL, since TEXT NOT NULL, until TEXT NOT NULL, schedule TEXT NOT NULL,
+        PRIMARY KEY (kind, until)
+    ) STRICT;
+    CREATE TABLE job_log (
+        job TEXT NOT NULL, number INTEGER NOT NULL, content TEXT NOT NULL, PRIMARY KEY (job, number)
     ) STRICT;
     """,
 )
@@ -118,7 +128,7 @@ def set_aside(directory: Path, now: datetime) -> Path | None:
     with _mapped(path):
         if not path.exists() or not _damaged(path):
             return None
-        aside = path.with_name(f"{FILE_NAME}.damaged-{now:%Y%m%dT%H%M%SZ}")
+        aside = path.with_name(f"{FILE_NAME}{ASIDE}{now:%Y%m%dT%H%M%SZ}")
         path.rename(aside)
         for suffix in ("-wal", "-shm"):
             log = path.with_name(path.name + suffix)

@@ -13,8 +13,10 @@ from itertools import islice
 from typing import Any
 
 from service.errors import JobRefused
-from service.job import ENDED, Job
+from service.job import ENDED, Job, JobState
 from service.state.database import Database
+from service.state.gaps import Gaps
+from service.state.job_logs import JobLogs
 from service.state.values import loaded, put
 
 log = logging.getLogger(__name__)
@@ -38,11 +40,24 @@ class Request:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Stub:
+    """What a timeline needs to know of a job; `at` is when it was due, or else when it was asked for."""
+
+    id: str
+    state: JobState
+    at: datetime
+    due: bool
+    """Whether it was due by a schedule."""
+
+
 class History:
-    """What happened, newest last."""
+    """What happened, newest last. `logs` has what jobs said, `gaps` the due times that brought no job."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.logs = JobLogs(database)
+        self.gaps = Gaps(database)
 
     async def answer_before(self, request: Request, now: datetime) -> Any:
         """Return the answer that this request got before; None when it is new.
@@ -92,9 +107,16 @@ class History:
         before: str | None = None,
         kinds: Sequence[str] | None = None,
         states: Sequence[str] | None = None,
+        key: str | None = None,
     ) -> list[Job]:
-        """Return jobs, the newest first; `before` is the id of the last one of the page before."""
+        """Return jobs, the newest first; `before` is the id of the last one of the page before.
+
+        With a `key`, only the job that the request with this idempotency key got.
+        """
         conditions, values = ["1"], list[Any]()
+        if key is not None:
+            conditions.append("id = (SELECT trim(answer, '\"') FROM idempotency WHERE key = ?)")
+            values.append(key)
         if before is not None:
             conditions.append("(created, id) < (SELECT created, id FROM jobs WHERE id = ?)")
             values.append(before)
@@ -105,10 +127,44 @@ class History:
         query = f"SELECT content FROM jobs WHERE {' AND '.join(conditions)} ORDER BY created DESC, id DESC"
         return await self._database.run(lambda db: list(islice(_readable(db.execute(query, values)), limit)))
 
+    async def last_ended(self) -> list[Job]:
+        """Return the last job of each kind and outcome."""
+        query = (
+            f"SELECT kind, state, content FROM jobs WHERE state IN ({', '.join('?' * len(ENDED))}) "
+            "ORDER BY created DESC, id DESC"
+        )
+
+        def work(db: sqlite3.Connection) -> list[Job]:
+            found: dict[tuple[str, str], Job] = {}
+            for kind, state, content in db.execute(query, sorted(ENDED)):
+                if (kind, state) not in found and (job := next(_readable([(content,)]), None)) is not None:
+                    found[kind, state] = job
+            return list(found.values())
+
+        return await self._database.run(work)
+
     async def unfinished(self) -> list[Job]:
         """Return the jobs that have not ended, the oldest first."""
         query = f"SELECT content FROM jobs WHERE state NOT IN ({', '.join('?' * len(ENDED))}) ORDER BY created, id"
         return await self._database.run(lambda db: list(_readable(db.execute(query, sorted(ENDED)))))
+
+    async def stubs(self, kinds: Sequence[str], since: datetime) -> list[Stub]:
+        """Return the jobs of some kinds that were made since a time, the oldest first, without what is big in them."""
+        query = (
+            "SELECT id, state, created, CASE WHEN json_valid(content) THEN content ->> '$.scheduled_for' END FROM jobs "
+            f"WHERE created >= ? AND kind IN ({', '.join('?' * len(kinds))}) ORDER BY created, id"
+        )
+        rows = await self._database.run(lambda db: db.execute(query, (since.isoformat(), *kinds)).fetchall())
+        return [
+            Stub(identifier, state, datetime.fromisoformat(due or created), due is not None)
+            for identifier, state, created, due in rows
+        ]
+
+    async def oldest(self) -> datetime | None:
+        """Return when the oldest job that is remembered was asked for."""
+        query = "SELECT min(created) FROM jobs"
+        (created,) = await self._database.run(lambda db: db.execute(query).fetchone())
+        return None if created is None else datetime.fromisoformat(created)
 
     async def add_event(self, seq: int, content: Mapping[str, Any]) -> None:
         """Remember an event, and forget those that are too many."""
@@ -132,7 +188,10 @@ class History:
         return found
 
     async def forget(self, before: datetime) -> None:
-        """Forget jobs that ended before a time, but for the newest backup and the newest drill that succeeded."""
+        """Forget jobs that ended before a time, but for the newest backup and the newest drill that succeeded.
+
+        With them goes what they said, and what was missed before that time.
+        """
 
         def work(db: sqlite3.Connection) -> None:
             db.execute(
@@ -142,6 +201,8 @@ class History:
                 "(SELECT id FROM jobs WHERE kind = 'drill' AND state = 'succeeded' ORDER BY created DESC LIMIT 1)",
                 (before.isoformat(), *sorted(ENDED)),
             )
+            db.execute("DELETE FROM job_log WHERE job NOT IN (SELECT id FROM jobs)")
+            db.execute("DELETE FROM gaps WHERE until < ?", (before.isoformat(),))
 
         await self._database.run(work)
 

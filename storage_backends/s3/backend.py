@@ -70,7 +70,7 @@ class S3Backend(StorageBackend):
         overwrite: bool = False,
         announce: Announce | None = None,
     ) -> ObjectInfo:
-        """Store an object; a cancelled `put` returns when what it sent is settled, after 30 seconds at most.
+        """Store an object; a cancelled `put` returns when what it sent is settled, after 40 seconds at most.
 
         With Object Lock, what was published and is taken back stays as a hidden version until its lock ends.
         """

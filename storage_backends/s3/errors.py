@@ -158,7 +158,7 @@ def _kind(code: str, status: int, *, may_try_again: bool) -> tuple[type[StorageE
 
 def _said(exc: ClientError) -> str:
     """Return code and message of the server; HEAD requests have no message but their status."""
-    code, message = error_code(exc), str(exc.response.get("Error", {}).get("Message", ""))
+    code, message = error_code(exc), exc.response.get("Error", {}).get("Message")  # Ceph gives an empty one
     return f"{message or 'refused'} ({code or error_status(exc)})"
 
 

@@ -36,6 +36,8 @@ from storage_backends.s3.unfinished import HIDDEN_PREFIX, hidden_object, unfinis
 LEASE = timedelta(minutes=15)
 WAIT_SECONDS = 60.0
 HOLD_SECONDS = 600.0
+PROBE_SECONDS = 10.0
+"""So long a cancelled probe may go on: it is a handful of requests of one byte."""
 _AMAZON = (".amazonaws.com", ".amazonaws.com.cn")
 
 
@@ -55,6 +57,11 @@ async def conditional_writes(connection: Connection, announce: Announce | None =
     name = f"{HIDDEN_PREFIX}{secrets.token_hex(16)}.probe"
     if announce is not None:
         await announce(hidden_object(name))
+    # Cancelled midway, a request that was sent would be carried out after the removal.
+    return await settled(_refuses_both(connection, name, announce), seconds=PROBE_SECONDS)
+
+
+async def _refuses_both(connection: Connection, name: str, announce: Announce | None) -> bool:
     try:
         await put_hidden(connection, name)
         return await _put_refused(connection, name) and await _completion_refused(connection, name, announce)
@@ -103,9 +110,10 @@ async def _refused(connection: Connection, operation: str, name: str, **paramete
 
 async def _abort(connection: Connection, name: str, upload: str) -> None:
     try:
-        await connection.once("abort_multipart_upload", Key=connection.path(name), UploadId=upload)
-    except FAILURES:
-        return  # `sweep` finds it
+        async with asyncio.timeout(SETTLE_SECONDS):
+            await connection.call("abort_multipart_upload", key=name, Key=connection.path(name), UploadId=upload)
+    except (StorageError, TimeoutError):
+        return  # it was completed, or `sweep` finds it
 
 
 async def remove_hidden(connection: Connection, name: str) -> None:

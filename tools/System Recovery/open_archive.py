@@ -505,7 +505,7 @@ class Recovery:
 
     def __init__(self, identity: str | None, passphrase: str | None) -> None:
         """Take what was given; `identity` is the content of an identity file, also one that the passphrase protects."""
-        self._identity = identity
+        self._identity = None if identity is None else identity.strip()
         self._passphrase = passphrase
         self._unlocked: dict[str, str] = {}
         self._tries = 0
@@ -527,7 +527,7 @@ class Recovery:
         if "scrypt" in stanza_types(slot["file"]):
             return self._by_passphrase(slot["file"])
         identities = self._identity
-        if identities is None or identities.lstrip().startswith(ARMOR):
+        if identities is None or identities.startswith(ARMOR):
             protected = identities or slot.get("identity")
             if type(protected) is not str or self._passphrase is None:
                 return None
@@ -586,6 +586,8 @@ def run_age(file: str, identities: str) -> bytes | None:
 
 def age_header(file: str) -> list[str]:
     """Return the lines of an armored age file's header; none when it is no such file."""
+    if not file.startswith(ARMOR):
+        return []  # whoever opens it would read another header: the one in front
     body = "".join(file.split(ARMOR, 1)[-1].split("-----END", 1)[0].split())
     try:
         lines = base64.b64decode(body, validate=True).split(b"\n---", 1)[0].decode("ascii").split("\n")
@@ -600,12 +602,10 @@ def stanza_types(file: str) -> set[str]:
 
 
 def scrypt_work(file: str) -> int:
-    """Return the work factor of a passphrase's file: how much memory it takes to try one."""
-    for line in age_header(file):
-        match = re.fullmatch(r"-> scrypt \S+ ([1-9][0-9]?)", line)
-        if match:
-            return int(match.group(1))
-    return MOST_WORK + 1
+    """Return the work factor of a passphrase's file: how much memory it takes to try one; too much for another file."""
+    stanzas = [line for line in age_header(file) if line.startswith("-> ")]
+    matches = [re.fullmatch(r"-> scrypt \S+ ([1-9][0-9]?)", stanza, re.ASCII) for stanza in stanzas]
+    return max((int(match.group(1)) if match else MOST_WORK + 1 for match in matches), default=MOST_WORK + 1)
 
 
 def read_recovery(options: argparse.Namespace) -> Recovery | None:
@@ -666,6 +666,9 @@ def check_signature(manifest: Members, header: bytes) -> str | None:
     try:
         key = serialization.load_der_public_key(public_key)
         if not isinstance(key, elliptic.EllipticCurvePublicKey) or not isinstance(key.curve, elliptic.SECP256R1):
+            raise Problem("the archive's signature is of another kind than the format has")
+        der, usual = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        if key.public_bytes(der, usual) != public_key:  # spelled otherwise, it would have another fingerprint
             raise Problem("the archive's signature is of another kind than the format has")
         key.verify(value, message, elliptic.ECDSA(hashes.SHA256()))
     except (invalid, ValueError):

@@ -43,13 +43,15 @@ if [ -n "${DEVICEON_BACKUP_CONTAINER-}" ]; then
     [ -t 0 ] && terminal=t
     exec "${DOCKER:-docker}" exec "-i$terminal" "$DEVICEON_BACKUP_CONTAINER" deviceon-backup recover "$@"
 fi
-# The program as it is installed, else the one in the environment beside this script, else its source beside.
+# The program as it is installed (sudo keeps no PATH), else that of the environment beside, else its source beside.
 if command -v deviceon-backup >/dev/null 2>&1; then
     exec deviceon-backup recover "$@"
 fi
-if [ -x "$project/.venv/bin/deviceon-backup" ]; then
-    exec "$project/.venv/bin/deviceon-backup" recover "$@"
-fi
+for program in /opt/deviceon-backup/bin/deviceon-backup "$project/.venv/bin/deviceon-backup"; do
+    if [ -x "$program" ]; then
+        exec "$program" recover "$@"
+    fi
+done
 [ -d "$project/service/cli" ] ||
     fail 'deviceon-backup is not installed, and its source is not beside this script' \
         'Copy the whole project here, not only its tools; then run this again.'

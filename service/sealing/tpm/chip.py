@@ -23,7 +23,7 @@ from tpm2_pytss import (  # type: ignore[import-untyped]
     TSS2_Exception,
 )
 
-from service.errors import SealError, TpmUnavailable
+from service.errors import SealError
 from service.sealing.tpm import faults
 from service.sealing.tpm.device import Endpoint
 from service.sealing.tpm.faults import Lockout
@@ -240,8 +240,5 @@ def _explained(error: TSS2_Exception, where: Endpoint) -> SealError:
 
 def _flush_leftovers(where: Endpoint, error: TSS2_Exception) -> None:
     if faults.tpm_code(error.rc) in faults.NO_ROOM:
-        with (
-            contextlib.suppress(TSS2_Exception, TpmUnavailable),
-            open_chip(where.tcti, owner_auth=None, stuck=[]) as chip,
-        ):
+        with contextlib.suppress(TSS2_Exception), open_chip(where.tcti, owner_auth=None, stuck=[]) as chip:
             chip.flush_leftovers()

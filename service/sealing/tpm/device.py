@@ -43,22 +43,16 @@ class Endpoint:
         """Return what explains a connection that failed, or None. Unlike `obstacle` this may disturb a TPM at work."""
         if obstacle := self.obstacle():
             return obstacle
-        if self.is_socket and self.path is not None and not _listens(self.path):
-            return TpmUnavailable(
-                f"nobody listens on the TPM socket {self.path}",
-                hint="Start the software TPM that the socket belongs to.",
-            )
-        return self._unopenable()
-
-    def _unopenable(self) -> TpmUnavailable | None:
-        if self.path is None or self.is_socket:
+        if self.path is None:
             return None
-        try:
-            os.close(os.open(self.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
-        except OSError as error:
-            if explained := surroundings().explain_open(self.path, error.errno or 0):
-                return TpmUnavailable(explained[0], hint=explained[1])
-        return None
+        if not self.is_socket:
+            return _unopenable(self.path)
+        if _listens(self.path):
+            return None
+        return TpmUnavailable(
+            f"nobody listens on the TPM socket {self.path}",
+            hint="Start the software TPM that the socket belongs to.",
+        )
 
     def ownership(self) -> str:
         """Say who owns the node and who we are, names where known and numbers always."""
@@ -99,12 +93,21 @@ def endpoint(tcti: str) -> Endpoint:
     return Endpoint(tcti, None, is_socket=False)
 
 
+def _unopenable(node: Path) -> TpmUnavailable | None:
+    try:
+        os.close(os.open(node, os.O_RDWR | os.O_NONBLOCK))
+    except OSError as error:
+        if explained := surroundings().explain_open(node, error.errno):
+            return TpmUnavailable(explained[0], hint=explained[1])
+    return None
+
+
 def _listens(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1)
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
+        except ConnectionRefusedError:
             return False
         except OSError:
             return True  # somebody listens, and is busy

@@ -45,7 +45,7 @@ def trial(chip: Chip, pin: TpmPin | None) -> dict[str, Any]:
     """Seal and unseal a random key, as a backup would. Raises TpmChanged."""
     began = time.perf_counter()
     parent = choose_parent(chip) if pin is None else pinned_parent(chip, pin)
-    seal(chip, parent, secrets.token_bytes(32))
+    seal(chip, parent, secrets.token_bytes(32), policy=b"")
     return {
         "parent": parent.origin,
         "parent_counts_tries": counts_tries(parent.public),

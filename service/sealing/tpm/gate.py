@@ -55,14 +55,10 @@ class TpmGate:
             loop = asyncio.get_running_loop()
             ended: asyncio.Future[tuple[T | None, BaseException | None]] = loop.create_future()
 
-            def deliver(result: T | None, error: BaseException | None) -> None:
-                if not ended.done():
-                    ended.set_result((result, error))
-
             def body() -> None:
-                result, error = self._attempt(work)
+                came = self._attempt(work)
                 with contextlib.suppress(RuntimeError):  # nobody waits: the loop was closed while the TPM hung
-                    loop.call_soon_threadsafe(deliver, result, error)
+                    loop.call_soon_threadsafe(ended.set_result, came)
 
             threading.Thread(target=body, name="tpm", daemon=True).start()
             await self._wait(ended)

@@ -68,7 +68,7 @@ class TpmIdentity:
         `restore_pin` is the PIN of this machine, which may have been changed since the slot was made.
         """
         self._gate = gate
-        self._given = pin
+        self._given = pin or ""
         self._restore_pin = restore_pin
         self._wrong: dict[tuple[bytes, bytes], PinWrong] = {}
         self._others: dict[str, SealError] = {}
@@ -90,19 +90,19 @@ class TpmIdentity:
                 hint="Give it with --pin-file FILE, or at the prompt of a terminal.",
             )
         given = self._claim(parsed, asks)
-        if given is not None:
-            self._require_untried(given)
 
         def work(chip: Chip) -> bytes:
             from service.sealing.tpm import operations  # noqa: PLC0415 - loads libtss2
 
             return operations.unwrap(chip, parsed, archive_id, given)
 
+        if given is None:
+            return await self._asking(parsed, work)
+        self._require_untried(given)
         try:
             return await self._asking(parsed, work)
         except PinWrong as error:
-            if given is not None:
-                self._wrong[given.public, given.auth] = error
+            self._wrong[given.public, given.auth] = error
             raise
 
     def _require_untried(self, given: PinClaim) -> None:
@@ -145,6 +145,6 @@ class TpmIdentity:
 
     def _claim(self, slot: TpmSlot, asks: PinObject | None) -> PinClaim | None:
         """Return the PIN object to open the slot with, and what was given for it."""
-        if asks is None or not self._given:
+        if asks is None:
             return None
         return PinClaim(*asks.areas(), asks.authorisation(self._given), of_the_slot=asks is slot.pin)

@@ -6,7 +6,7 @@ import hmac
 
 from tpm2_pytss import TSS2_Exception  # type: ignore[import-untyped]
 
-from service.errors import SealError, TpmChanged, TpmCleared, WrongTpm
+from service.errors import PinUnusable, SealError, TpmChanged, TpmCleared, WrongTpm
 from service.sealing.tpm import faults
 from service.sealing.tpm.chip import Chip
 from service.sealing.tpm.endorsement import endorsement_names, salted
@@ -74,7 +74,12 @@ def look(chip: Chip, slot: TpmSlot, archive_id: bytes, asks: PinObject | None) -
     """Do what `unwrap` does as far as it goes without a PIN: the TPM takes all that belongs to the slot as its own."""
     parent = _parent_of(chip, slot, archive_id)
     if asks is not None:
-        require_pin_object_here(chip, parent, *asks.areas())
+        try:
+            require_pin_object_here(chip, parent, *asks.areas())
+        except PinUnusable as error:
+            if asks is slot.pin:
+                raise refused("the restore PIN that it asks for is not one that the TPM made") from error
+            raise
     try:
         load(chip, parent, bytes.fromhex(slot.private), bytes.fromhex(slot.public))
     except TSS2_Exception as error:

@@ -27,7 +27,7 @@ from service.sealing.tpm.public_area import BadPublicArea, counts_tries, name_of
 
 PERSISTENT_SRKS = (0x81000001, 0x81000002)  # TCG provisioning guidance: RSA (or whatever was first), ECC
 DERIVED = "derived"
-_CURVE_BITS = {0x0003: 256, 0x0004: 384, 0x0005: 521}
+_COORDINATE_BYTES = {0x0003: 32, 0x0004: 48, 0x0005: 66}  # of P-256, P-384, P-521
 
 _PASSWORD = frozenset({faults.BAD_AUTH, faults.AUTH_FAIL})
 
@@ -139,8 +139,7 @@ def _templates(public: bytes) -> Iterator[TPM2B_PUBLIC]:
 def _fill_unique(template: TPM2B_PUBLIC, *, zeros: bool) -> None:
     area = template.publicArea
     if area.type == TPM2_ALG.ECC:
-        bits = _CURVE_BITS.get(int(area.parameters.eccDetail.curveID), 0)
-        filler = bytes((bits + 7) // 8) if zeros else b""
+        filler = bytes(_COORDINATE_BYTES.get(int(area.parameters.eccDetail.curveID), 0)) if zeros else b""
         area.unique.ecc.x.buffer = filler
         area.unique.ecc.y.buffer = filler
     else:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from service.errors import SealError
 from service.sealing.tpm.gate import TpmGate
 from service.sealing.tpm.public_area import BadPublicArea, fingerprint, name_of, require_storage_parent
-from service.state_directory import read_file
+from service.state_directory import make_directory, read_file, replace_file
 
 if TYPE_CHECKING:
     from service.sealing.tpm.chip import Chip
@@ -81,24 +78,9 @@ def save_pin(path: Path, pin: TpmPin) -> None:
         },
         indent=1,
     )
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
-            raise
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        make_directory(path.parent)
+        replace_file(path, f"{text}\n".encode())
     except OSError as error:
         raise SealError(
             f"the pinned TPM cannot be written to {path}: {error.strerror}", hint="Make state_dir writable."
@@ -110,7 +92,7 @@ def _parse(data: bytes) -> TpmPin:
     if stored["version"] != _VERSION or stored["kind"] not in ("hardware", "virtual"):
         raise ValueError("version or kind")
     for member in ("manufacturer", "firmware"):
-        if not isinstance(stored[member], str) or not re.fullmatch(r"[ -~]{0,64}", stored[member]):
+        if not re.fullmatch(r"[ -~]{0,64}", stored[member]):
             raise ValueError(member)
     public = bytes.fromhex(stored["srk_public"])
     require_storage_parent(public)

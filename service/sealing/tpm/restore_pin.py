@@ -27,7 +27,7 @@ from service.errors import ConfigError, PinUnusable
 from service.sealing.tpm.gate import TpmGate
 from service.sealing.tpm.pin import TpmPin
 from service.sealing.tpm.public_area import BadPublicArea, name_of, require_pin_object
-from service.state_directory import read_file, remove_file, replace_file
+from service.state_directory import make_directory, read_file, remove_file, replace_file
 
 if TYPE_CHECKING:
     from service.sealing.tpm.chip import Chip
@@ -139,7 +139,7 @@ def save_restore_pin(path: Path, pin: RestorePin) -> None:
     """Keep the PIN's object, readable by the owner only, whole or not at all. Raises PinUnusable."""
     stored = _Stored(**pin.object.model_dump(), srk_name=pin.srk_name.hex())
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent)
         replace_file(path, (json.dumps(stored.model_dump(mode="json"), indent=1) + "\n").encode())
     except OSError as error:
         raise _unwritable(path, error) from error

@@ -1,6 +1,6 @@
 """Sealing 32 bytes under a storage key and having them back. Runs in the gate's thread.
 
-With the parent that is three objects and two sessions at most, as many as every TPM has room for.
+With the parent that is two objects and two sessions at most; every TPM has room for three of each.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from service.sealing.tpm.restore_pin import PinClaim
 _RANDOM_BYTES = 32
 
 
-def seal(chip: Chip, parent: Parent, data_key: bytes, *, policy: bytes = b"") -> tuple[bytes, bytes]:
+def seal(chip: Chip, parent: Parent, data_key: bytes, *, policy: bytes) -> tuple[bytes, bytes]:
     """Return the private and public area of a new sealed object that was proven to give `data_key` back.
 
     With a `policy` nobody can show here that the policy opens it. So it also gets a random authorisation of 32 bytes,
@@ -171,7 +171,7 @@ def _loaded_pin(chip: Chip, parent: Parent, session: Any, claim: PinClaim) -> It
         code = faults.tpm_code(error.rc)
         if code == faults.AUTH_FAIL:
             raise wrong_pin(chip.lockout()) from error
-        if code == faults.LOCKOUT:  # a TPM in lockout does not even load what counts tries
+        if code == faults.LOCKOUT:  # which may not even load then what counts tries
             raise faults.lockout(chip.lockout()) from error
         raise
 

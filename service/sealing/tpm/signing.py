@@ -22,7 +22,7 @@ from service.sealing.signature import public_key_of, signed_digest, signer_finge
 from service.sealing.tpm.gate import TpmGate
 from service.sealing.tpm.pin import TpmPin
 from service.sealing.tpm.public_area import signing_point
-from service.state_directory import read_file, replace_file, sync_directory
+from service.state_directory import make_directory, read_file, replace_file, sync_directory
 
 if TYPE_CHECKING:
     from service.sealing.tpm.chip import Chip
@@ -155,7 +155,7 @@ def _save_new(path: Path, key: SigningKey) -> SigningKey:
     own = path.with_name(f"{path.name}.{os.getpid()}")
 
     def publish() -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent)
         replace_file(own, (json.dumps(stored.model_dump(), indent=1) + "\n").encode())
         try:
             with contextlib.suppress(FileExistsError):

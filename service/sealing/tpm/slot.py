@@ -32,7 +32,7 @@ class TpmSlot(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     type: Literal["tpm2"] = "tpm2"
-    srk_name: Annotated[Hex, Field(max_length=132)]
+    srk_name: Hex
     """nameAlg || digest of the storage root key's public area."""
     srk_public: _Area
     """The storage root key's TPM2B_PUBLIC; also tells how to derive that key again."""
@@ -77,7 +77,7 @@ def parse_slot(slot: Mapping[str, Any]) -> TpmSlot:
     try:
         return TpmSlot.model_validate(dict(slot))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
         raise DamagedSlot(

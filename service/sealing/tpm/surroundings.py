@@ -11,7 +11,7 @@ from typing import Literal
 
 Kind = Literal["machine", "container", "kubernetes"]
 
-_CGROUP_WORDS = ("docker", "containerd", "kubepods", "libpod", "lxc", "crio")
+_CGROUP_WORDS = ("docker", "containerd", "libpod", "lxc", "crio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Surroundings:
             "there, not the name)."
         )
 
-    def explain_open(self, node: Path, number: int) -> tuple[str, str] | None:
+    def explain_open(self, node: Path, number: int | None) -> tuple[str, str] | None:
         """Return why a node that is there and permitted cannot be opened, and what to do; None when it can."""
         if number == errno.EPERM:
             how = self.let_in(node) if self.kind != "machine" else "Look at the device rules of the service's cgroup."

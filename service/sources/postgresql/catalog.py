@@ -390,7 +390,8 @@ async def database_facts(connection: Connection) -> dict[str, Any]:
     for query in _OBJECT_COUNTS:
         counts |= {row[0]: row[1] for row in await connection.fetch(query) if row[1]}
     extensions = await connection.fetch(
-        """SELECT e.extname::text AS name, e.extversion AS version, n.nspname::text AS schema
+        """SELECT e.extname::text AS name, e.extversion AS version, n.nspname::text AS schema,
+                  pg_get_userbyid(e.extowner)::text AS owner
            FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace ORDER BY 1"""
     )
     schemas = await connection.fetch(
@@ -405,8 +406,17 @@ async def database_facts(connection: Connection) -> dict[str, Any]:
         """SELECT s.subname::text FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_database d ON d.oid = s.subdbid
            WHERE d.datname = current_database() ORDER BY 1"""
     )
+    in_catalog = await connection.fetch(
+        f"""SELECT p.oid::regprocedure::text FROM pg_catalog.pg_proc p
+            WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.oid >= 16384
+              AND {_not_of_extension("pg_proc", "p.oid")}
+            UNION ALL SELECT o.oid::regoperator::text FROM pg_catalog.pg_operator o
+            WHERE o.oprnamespace = 'pg_catalog'::regnamespace AND o.oid >= 16384
+              AND {_not_of_extension("pg_operator", "o.oid")} ORDER BY 1"""
+    )
     return {
         "subscriptions": [row[0] for row in subscriptions],
+        "in_pg_catalog": [row[0] for row in in_catalog],
         "objects": dict(sorted(counts.items())),
         "extensions": [dict(row) for row in extensions],
         "schemas": [row[0] for row in schemas],

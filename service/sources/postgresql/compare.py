@@ -49,7 +49,7 @@ async def compare(
         [schema] = [stream for stream in streams if stream.kind == "postgresql.schema"]
         with progress.part("definitions compared", quiet=True):
             archived = await _archived(settings, directory, reader, schema)
-            restored = await _restored(settings, directory, scratch)
+            restored = await _restored(settings, directory, scratch, database["encoding"])
         counts += _definitions(name, archived, restored, found.notes)
         counts["databases"] += 1
         counts["tables"] += database["tables"]
@@ -129,9 +129,8 @@ async def _archived(
         return await _schema(settings, directory, file)
 
 
-async def _restored(settings: PostgresqlSettings, directory: Path, scratch: str) -> _Schema:
-    # as a backup asks for them, so that both are told in the same words
-    arguments = ["--format=custom", "--compress=0", "--no-subscriptions", "--schema-only"]
+async def _restored(settings: PostgresqlSettings, directory: Path, scratch: str, encoding: str) -> _Schema:
+    arguments = [*tools.dump_options(encoding), "--schema-only"]
     with tools.anonymous_file("restored-schema") as file:
         async with contextlib.aclosing(tools.dump(settings, directory, scratch, arguments)) as pieces:
             async for piece in pieces:

@@ -36,6 +36,7 @@ _SESSION = """
     SET IntervalStyle = 'postgres';
     SET extra_float_digits = 3;
     SET bytea_output = 'hex';
+    SET array_nulls = on;
     SET xmloption = 'content';
     SET synchronize_seqscans = off;
     SET row_security = off;
@@ -135,6 +136,20 @@ async def while_connected(connection: Connection, work: Coroutine[Any, Any, T]) 
         raise
     finally:
         connection.remove_termination_listener(gone)
+
+
+@contextlib.asynccontextmanager
+async def transaction(connection: Connection) -> AsyncIterator[None]:
+    """A transaction, or a part of one. The driver's own block fails when the connection is lost, and hides why."""
+    block = connection.transaction()
+    await block.start()
+    try:
+        yield
+    except BaseException:
+        if not connection.is_closed():
+            await block.rollback()
+        raise
+    await block.commit()
 
 
 async def connect(settings: PostgresqlSettings, database: str, *, scratch: bool = False) -> Connection:

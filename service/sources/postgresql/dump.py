@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +13,9 @@ import asyncpg
 
 from service.config_sources import PostgresqlSettings
 from service.errors import SourceError, SourceUnavailable
+from service.processors import processors
 from service.sources.base import Source, Stream
-from service.sources.postgresql import catalog, roles, tools
+from service.sources.postgresql import catalog, index_rights, roles, tools
 from service.sources.postgresql.catalog import Table
 from service.sources.postgresql.connect import Connection, at_once, connection_to, errors_as_source
 from service.sources.postgresql.copy_out import Connections
@@ -107,11 +107,22 @@ async def _open(settings: PostgresqlSettings, stack: contextlib.AsyncExitStack) 
         database.facts = current[database.name] | database.facts
         if lost := database.facts["subscriptions"]:
             warnings.append(f"subscriptions of database {database.name!r} are not in this backup: {', '.join(lost)}")
+        if lost := database.facts["in_pg_catalog"]:
+            warnings.append(
+                f"functions and operators that were added to pg_catalog of database {database.name!r} are not in this"
+                f" backup: {', '.join(lost)}"
+            )
+        if lost := [each for each in database.facts["index_functions"] if not each["may_run"]]:
+            told = ", ".join(f"{each['index']} (runs {each['function']})" for each in lost)
+            warnings.append(
+                f"a restore may fail to build these indexes of database {database.name!r}, since the owner of the table"
+                f" may not run their function (grant EXECUTE, or drop them): {told}"
+            )
     if not server["superuser"]:
         warnings.append(f"role {server['role']!r} is no superuser: the passwords of roles are not in this backup")
     if labels:
         warnings.append("security labels of roles and databases are not in this backup")
-    cores = len(os.sched_getaffinity(0))  # one connection more keeps them busy
+    cores = processors()  # one connection more keeps them busy
     parallel = at_once(settings, default=min(cores + 1, 8), free=free - len(databases))
     connections = Connections(settings, limit=parallel)
     stack.push_async_callback(connections.close)
@@ -167,6 +178,7 @@ async def _snapshot_of(connection: Connection, name: str) -> _Database:
     facts = {
         "name": name,
         **await catalog.database_facts(connection),
+        "index_functions": await index_rights.used(connection),
         "tables": len(tables),
         "sequences": await catalog.sequences(connection),
         "materialized_views": await catalog.materialized_views(connection),
@@ -186,14 +198,13 @@ def _streams(
     rows: list[Stream] = []
     for database in databases:
         dump = partial(tools.dump, settings, directory, database.name)
-        # a restored subscription would pull from its publisher, and keep its database from ever being dropped
-        common = ["--format=custom", "--compress=0", "--no-subscriptions", f"--snapshot={database.snapshot}"]
         timeout = f"--lock-wait-timeout={_LOCK_TIMEOUT_SECONDS}s"
+        common = [*tools.dump_options(database.facts["encoding"]), f"--snapshot={database.snapshot}", timeout]
         streams.append(
             Stream(
                 kind="postgresql.schema",
                 labels={"database": database.name},
-                read=partial(dump, [*common, timeout, "--schema-only"]),
+                read=partial(dump, [*common, "--schema-only"]),
             )
         )
         if database.facts["objects"].get("large object"):
@@ -203,7 +214,7 @@ def _streams(
                 Stream(
                     kind="postgresql.large_objects",
                     labels={"database": database.name},
-                    read=partial(dump, [*common, timeout, "-b", *nothing]),
+                    read=partial(dump, [*common, "-b", *nothing]),
                 )
             )
         rows += row_streams(database.held, database.tables, connections)

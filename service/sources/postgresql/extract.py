@@ -110,7 +110,7 @@ async def _as_text(dump: Path, server_version_num: int) -> list[str]:
         return [f"There is no pg_restore of version {major} or newer here, so schema.sql was not made of schema.dump."]
     text = dump.with_name("schema.sql")
     write_text(text, "")  # so that it has the mode that all have
-    process = await asyncio.create_subprocess_exec(
+    process = await tools.started(
         program,
         f"--file={text}",
         str(dump),

@@ -34,7 +34,7 @@ async def keep_needed(
 
 
 _AS_MADE = """
-    SELECT NOT (r.rolcanlogin OR r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls)
+    SELECT NOT (r.rolcanlogin OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication)
        AND a.rolpassword IS NULL
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m WHERE r.oid IN (m.roleid, m.member))
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_db_role_setting s WHERE s.setrole = r.oid)
@@ -43,7 +43,7 @@ _AS_MADE = """
 
 
 async def drop_untouched_role(connection: Connection, name: str) -> None:
-    """Drop a role that was made with nothing but its name, unless somebody has made more of it since."""
+    """Drop a role that was made for a restore (`roles.creation`), unless somebody has made more of it since."""
     if await connection.fetchval(_AS_MADE, name):
         await drop_role(connection, name)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from service.config_sources import PostgresqlSettings
@@ -14,11 +12,10 @@ from service.sources.postgresql import aside, catalog, tools
 from service.sources.postgresql.affected import globals_of, live_connections, role_items
 from service.sources.postgresql.connect import Connection, connection_to, errors_as_source
 from service.sources.postgresql.lock import lock_holder
+from service.terminal import counted, size
 
 _SESSIONS = 4
 """One that coordinates, one that holds the lock, one that loads rows, pg_restore's."""
-_SPACE_FACTOR = 1.2
-"""A fresh copy needs about the archived size, and write-ahead log besides."""
 
 
 async def plan(settings: PostgresqlSettings, stored: StoredSource, reader: StreamReader | None) -> SourcePlan:
@@ -56,7 +53,7 @@ async def plan(settings: PostgresqlSettings, stored: StoredSource, reader: Strea
     if not wanted:
         items.append(PlanItem(f"roles of {stored.name}", "replace", "those that the archive does not have stay"))
     items += [
-        PlanItem(f"database {database['name']}", "remove", f"not in this archive; {database['bytes'] / 1e6:.0f} MB")
+        PlanItem(f"database {database['name']}", "remove", f"not in this archive; {size(database['bytes'])}")
         for database in gone
     ]
     if not stored.exactly:
@@ -68,7 +65,7 @@ async def plan(settings: PostgresqlSettings, stored: StoredSource, reader: Strea
 
 
 def _item(database: dict[str, Any], live: dict[str, Any]) -> PlanItem:
-    tables = f"{database['tables']} tables, {database['bytes'] / 1e6:.0f} MB on the server"
+    tables = f"{counted(database['tables'], 'table')}, {size(database['bytes'])} on the server"
     action = "replace" if database["name"] in live else "create"
     return PlanItem(f"database {database['name']}", action, tables)
 
@@ -133,16 +130,20 @@ async def _state(connection: Connection) -> list[Obstacle]:
 
 async def _collation_version(connection: Connection, database: dict[str, Any]) -> list[Obstacle]:
     """Compare the version of the locale's rules; a restore builds all indexes anew, so that another one is no harm."""
-    archived, provider = database.get("collation_version"), database.get("provider")
+    archived = database.get("collation_version")
     if archived is None:
         return []
+    if database["provider"] == "i":
+        column = "colllocale" if connection.get_server_version().major >= 17 else "colliculocale"
+        name = database["locale"]
+    else:
+        column, name = "collcollate", database["collate"]
     here = await connection.fetchval(
-        """SELECT pg_catalog.pg_collation_actual_version(oid) FROM pg_catalog.pg_collation
-           WHERE collprovider = $1::text::"char" AND lower(replace(coalesce(collcollate, collname), '-', ''))
-                 = lower(replace($2, '-', ''))
-           ORDER BY collname LIMIT 1""",
-        provider,
-        database["locale"] if provider == "i" and database["locale"] else database["collate"],
+        f"""SELECT pg_catalog.pg_collation_actual_version(oid) FROM pg_catalog.pg_collation
+            WHERE collprovider = $1::text::"char" AND lower(replace({column}, '-', '')) = lower(replace($2, '-', ''))
+            ORDER BY collname LIMIT 1""",
+        database["provider"],
+        name,
     )
     if here is None or here == archived:
         return []
@@ -244,22 +245,4 @@ async def _replication(connection: Connection, replaced: set[str]) -> list[Obsta
             f"Note its definition, drop the {row[1]}, restore, then make it again.",
         )
         for row in rows
-    ]
-
-
-def space(server: dict[str, Any], archived_bytes: int) -> list[Obstacle]:
-    """Compare free space with need, when the server's files are on this machine; a remote server cannot be asked."""
-    directory = server["data_directory"]
-    if not directory or not Path(directory).is_dir():
-        return []
-    disk = os.statvfs(directory)
-    free, need = disk.f_bavail * disk.f_frsize, round(archived_bytes * _SPACE_FACTOR)
-    if free >= need:
-        return []
-    return [
-        Obstacle(
-            "SPACE",
-            f"the databases need about {need / 1e9:.1f} GB beside the live ones, {directory} has {free / 1e9:.1f} GB",
-            "Free or add space where the server keeps its data.",
-        )
     ]

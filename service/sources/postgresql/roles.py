@@ -222,8 +222,7 @@ def _memberships(desired: Sequence[dict[str, Any]], current: Sequence[dict[str, 
     result = []
     for row in reversed(_grantors_first([row for row in current if ours(row)])):
         if row not in desired:
-            grantor = f" GRANTED BY {quote_identifier(row['grantor'])}" if row["inherit"] is not None else ""
-            result.append(f"REVOKE {quote_identifier(row['role'])} FROM {quote_identifier(row['member'])}{grantor}")
+            result.append(_revoke(row))
     result += [_grant(row) for row in _grantors_first(desired) if row not in current]
     return result
 
@@ -253,15 +252,38 @@ def _grant(row: dict[str, Any]) -> str:
     return f"GRANT {quote_identifier(row['role'])} TO {quote_identifier(row['member'])}{with_options}{granted_by}"
 
 
+def _revoke(row: dict[str, Any]) -> str:
+    by = f" GRANTED BY {quote_identifier(row['grantor'])}" if row["grantor"] and row["inherit"] is not None else ""
+    return f"REVOKE {quote_identifier(row['role'])} FROM {quote_identifier(row['member'])}{by}"
+
+
+def creation(role: dict[str, Any]) -> str:
+    """Return the statement that makes a role which can do, as the owner of something, what it could, but not log in."""
+    rights = ("superuser", "inherit", "bypass_rls")
+    words = " ".join(_FLAGS[right] if role[right] else f"NO{_FLAGS[right]}" for right in rights)
+    return f"CREATE ROLE {quote_identifier(role['name'])} NOLOGIN {words}"
+
+
+def lent(new: Globals) -> tuple[list[str], list[str]]:
+    """Return statements that give the memberships of `new`, and that take them back."""
+    rows = _grantors_first(new["memberships"])
+    return [_grant(row) for row in rows], [_revoke(row) for row in reversed(rows)]
+
+
 def set_statement(target: str, setting: str) -> str:
     """Return `ALTER <target> SET name TO value` for one stored `name=value`."""
+    return f"ALTER {target} {set_words(setting)}"
+
+
+def set_words(setting: str) -> str:
+    """Return `SET name TO value` for one stored `name=value`."""
     name, _, value = setting.partition("=")
     if name.lower() in _LIST_SETTINGS:
         literals = ", ".join(quote_literal(item) for item in split_list(value)) or "''"
     else:
         literals = quote_literal(value)
     dotted = ".".join(quote_identifier(part) for part in name.split("."))
-    return f"ALTER {target} SET {dotted} TO {literals}"
+    return f"SET {dotted} TO {literals}"
 
 
 def split_list(value: str) -> list[str]:

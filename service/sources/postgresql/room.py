@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from service.config_sources import PostgresqlSettings
+from service.errors import Obstacle
 from service.sources.base import Room, StoredSource
 from service.sources.postgresql import catalog
 from service.sources.postgresql.connect import Connection, connection_to, errors_as_source
 
 _LOG_SHARE = 0.2
 """Of the archived size, for the write-ahead log: rows of big tables leave none, indexes and small tables do."""
+_SPACE_FACTOR = 1.2
+"""The rows of single tables need about their archived size, and write-ahead log besides."""
 _HERE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -23,16 +27,34 @@ async def room(settings: PostgresqlSettings, stored: StoredSource) -> Room:
             free = await catalog.free_connections(connection)
             places = await _tablespaces(connection)
     data = server["data_directory"]
-    # a server elsewhere may have its files below a name that is a directory here, too
-    here = settings.host.startswith("/") or settings.host in _HERE
-    if not here or not data or not _is_directory(data):
+    if not _on_this_machine(settings, data):
         unseen = f"the server's files ({data or 'no right to see where'} on {settings.host}) are not on this machine"
         return Room({}, unseen=unseen, free_connections=free)
     return Room(_needed(Path(data), places, stored.facts["databases"]), free_connections=free)
 
 
-def _is_directory(path: str) -> bool:
-    return Path(path).is_dir()
+def space(settings: PostgresqlSettings, server: dict[str, Any], archived_bytes: int) -> list[Obstacle]:
+    """Compare free space with need, when the server's files are on this machine; a remote server cannot be asked."""
+    directory = server["data_directory"]
+    if not _on_this_machine(settings, directory):
+        return []
+    disk = os.statvfs(directory)
+    free, need = disk.f_bavail * disk.f_frsize, round(archived_bytes * _SPACE_FACTOR)
+    if free >= need:
+        return []
+    return [
+        Obstacle(
+            "SPACE",
+            f"the databases need about {need / 1e9:.1f} GB beside the live ones, {directory} has {free / 1e9:.1f} GB",
+            "Free or add space where the server keeps its data.",
+        )
+    ]
+
+
+def _on_this_machine(settings: PostgresqlSettings, data: str | None) -> bool:
+    # a server elsewhere may have its files below a name that is a directory here, too
+    here = settings.host.startswith("/") or settings.host in _HERE
+    return here and data is not None and Path(data).is_dir()
 
 
 async def _tablespaces(connection: Connection) -> dict[str, str]:

@@ -7,7 +7,6 @@ and foreign keys to tables whose rows are not there.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import IO, Any
 
 from service.config_sources import PostgresqlSettings
 from service.errors import Obstacle, RestoreRefused, SourceError, StageFailed
+from service.processors import processors
 from service.progress import Progress
 from service.sources.base import Record, StoredSource, StoredStream, StreamReader
 from service.sources.postgresql import catalog, tools
@@ -30,7 +30,7 @@ from service.sources.postgresql.connect import (
 )
 from service.sources.postgresql.load import lacking, load, table_of, tables_of
 from service.sources.postgresql.needed import NO_CHANGE
-from service.sources.postgresql.preflight import space
+from service.sources.postgresql.room import space
 from service.sources.postgresql.rows import ROWS, SMALL_TABLES
 from service.sources.postgresql.scratch import Scratch
 from service.sources.postgresql.stage import (
@@ -90,11 +90,11 @@ async def stage(
         with errors_as_source("making the database beside"):
             server = await catalog.server_facts(connection)
             free = await catalog.free_connections(connection)
-            jobs = at_once(settings, default=min(len(os.sched_getaffinity(0)), 8), free=free)
+            jobs = at_once(settings, default=min(processors(), 8), free=free)
             if into in {each["name"] for each in await catalog.databases(connection)}:
                 told = Obstacle("DATABASE_EXISTS", f"database {into!r} is there already", "Name another one.")
                 raise RestoreRefused([told])
-            if lack := space(server, sum(stream.bytes for stream in _with_rows(streams, tables))):
+            if lack := space(settings, server, sum(stream.bytes for stream in _with_rows(streams, tables))):
                 raise RestoreRefused(lack)
             scratch = beside(into, f"__r_{record['id']}_0")
             entry: dict[str, Any] = {"name": into, "scratch": scratch, "old": beside(into, f"__old_{record['id']}_0")}
@@ -107,6 +107,7 @@ async def stage(
             entry["scratch_oid"] = await oid_of(connection, scratch)
             await save()
             await connection.execute(f"REVOKE CONNECT, TEMPORARY ON DATABASE {quote_identifier(scratch)} FROM PUBLIC")
+            await connection.execute(f"ALTER DATABASE {quote_identifier(scratch)} CONNECTION LIMIT -1")
     directory = tools.client_directory(settings, server["server_version_num"])
     build = _Side(settings, directory, database, scratch, streams, reader, progress, jobs=jobs)
     return await build.run(tables, into)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ import asyncpg
 from service.blocking import run_in_thread
 from service.config_sources import PostgresqlSettings
 from service.errors import NotAuthentic, StageFailed
+from service.processors import processors
 from service.progress import Progress
 from service.sources.base import Record, StoredSource, StoredStream, StreamReader
-from service.sources.postgresql import aside, catalog, roles, tools
+from service.sources.postgresql import aside, catalog, index_rights, roles, tools
 from service.sources.postgresql.affected import globals_of
 from service.sources.postgresql.connect import (
     Connection,
@@ -28,6 +28,7 @@ from service.sources.postgresql.connect import (
     quote_literal,
 )
 from service.sources.postgresql.load import lacking, load, tables_of, together
+from service.sources.postgresql.materialized import fill, unseen
 from service.sources.postgresql.needed import NO_CHANGE, keep_needed, only
 from service.sources.postgresql.rows import ROWS, SMALL_TABLES
 from service.sources.postgresql.scratch import SCRATCH_OPTIONS, Scratch
@@ -52,22 +53,24 @@ async def stage(
     async with connection_to(settings, maintenance) as connection:
         with errors_as_source("preparing the restore"):
             server = await catalog.server_facts(connection)
-            cores = len(os.sched_getaffinity(0))
-            jobs = at_once(settings, default=min(cores, 8), free=await catalog.free_connections(connection))
+            jobs = at_once(settings, default=min(processors(), 8), free=await catalog.free_connections(connection))
+            present = roles.names(await roles.read_globals(connection, passwords=False))
             await _journal(connection, record, databases, wanted, all_roles=stored.whole or not databases)
             if stored.exactly:
                 await _set_aside(connection, settings, record)
             await save()
-            for name in record["roles_created"]:
-                await connection.execute(f"CREATE ROLE {quote_identifier(name)} NOLOGIN")
+            for role in wanted["roles"]:
+                if role["name"] in record["roles_created"]:
+                    await connection.execute(roles.creation(role))
             for database, entry in zip(databases, record["databases"], strict=True):
                 await create_database(connection, database, entry["scratch"])
                 entry["scratch_oid"] = await oid_of(connection, entry["scratch"])
                 await save()
     directory = tools.client_directory(settings, server["server_version_num"])
+    new = only(wanted, record["roles_created"], present)
     for database, entry in zip(databases, record["databases"], strict=True):
         streams = [stream for stream in stored.streams if stream.labels.get("database") == database["name"]]
-        build = _Build(settings, directory, database, entry["scratch"], streams, reader, progress, jobs=jobs)
+        build = _Build(settings, directory, database, entry["scratch"], streams, reader, progress, jobs=jobs, new=new)
         await build.run()
     async with connection_to(settings, maintenance) as connection:
         with errors_as_source("applying the settings of the databases"):
@@ -153,14 +156,22 @@ async def oid_of(connection: Connection, name: str) -> int:
 
 
 async def create_database(connection: Connection, database: dict[str, Any], scratch: str) -> None:
-    """Make an empty database with the archived one's owner, encoding, locale and tablespace."""
-    version = connection.get_server_version().major
+    """Make an empty database with the archived one's owner, encoding, locale and tablespace, for superusers alone.
+
+    What is not to be run by everybody can be, for a moment: until it is made, its rights cannot be taken from others.
+    """
+    await connection.execute(creation(database, scratch, connection.get_server_version().major))
+
+
+def creation(database: dict[str, Any], scratch: str, version: int) -> str:
+    """Return the statement of `create_database` for a server of this major version."""
     words = [
         f"CREATE DATABASE {quote_identifier(scratch)} TEMPLATE template0",
         f"OWNER {quote_identifier(database['owner'])}",
         f"ENCODING {quote_literal(database['encoding'])}",
         f"LC_COLLATE {quote_literal(database['collate'])} LC_CTYPE {quote_literal(database['ctype'])}",
         f"TABLESPACE {quote_identifier(database['tablespace'])}",
+        "CONNECTION LIMIT 0",
     ]
     provider = database["provider"]
     if provider == "i":
@@ -171,7 +182,7 @@ async def create_database(connection: Connection, database: dict[str, Any], scra
         words.append(f"LOCALE_PROVIDER builtin BUILTIN_LOCALE {quote_literal(database['locale'])}")
     elif version >= 15:
         words.append("LOCALE_PROVIDER libc")
-    await connection.execute(" ".join(words))
+    return " ".join(words)
 
 
 def _digest(piece: bytes) -> bytes:
@@ -192,8 +203,10 @@ class _Build(Scratch):
         progress: Progress,
         *,
         jobs: int,
+        new: roles.Globals,
     ) -> None:
         super().__init__(settings, directory, database, scratch, reader, progress, jobs=jobs)
+        self._new_roles = new
         self._rows = [stream for stream in streams if stream.kind in (ROWS, SMALL_TABLES)]
         self._tables = tables_of(self._rows)
         self._schemas = [stream for stream in streams if stream.kind == "postgresql.schema"]
@@ -219,10 +232,12 @@ class _Build(Scratch):
                         self._settings, self._directory, self._scratch, self._proven(stream), options=SCRATCH_OPTIONS
                     )
             self._progress.say(f"Building indexes and constraints of database {self._database['name']}")
+            async with self._open("lending rights for indexes") as connection, unseen(connection):
+                take_back = await index_rights.lend(connection, self._database.get("index_functions", ()))
             with self._progress.part("indexes", quiet=True):
                 await self._definitions(schema, "--section=post-data", f"--jobs={self._jobs}")
         with self._progress.part("statistics", quiet=True):
-            await self._finish()
+            await self._finish(take_back)
 
     async def _proven(self, stream: StoredStream) -> AsyncGenerator[bytes, None]:
         """Yield a stream's bytes after all of it was found to be what the manifest says.
@@ -253,8 +268,11 @@ class _Build(Scratch):
             with errors_as_source(f"{doing} (database {self._database['name']!r})"):
                 yield connection
 
-    async def _finish(self) -> None:
-        """Do what needs all rows and indexes: sequences, materialized views, statistics; then compare."""
+    async def _finish(self, take_back: Sequence[str]) -> None:
+        """Do what needs all rows and indexes: sequences, materialized views, statistics; then compare.
+
+        Indexes of views are filled, and statistics of indexes are gathered, with rights that are taken back then.
+        """
         async with self._open("finishing") as connection:
             await set_sequences(connection, self._database["sequences"])
             sampled = {
@@ -268,7 +286,7 @@ class _Build(Scratch):
 
         async def views_first() -> None:
             async with self._open("filling the materialized views") as connection:
-                await self._refresh(connection)
+                await fill(connection, self._database, self._new_roles, self._progress)
                 waiting.extend(qualified(schema, name) for schema, name in self._database["materialized_views"])
                 await analyze(connection)
 
@@ -277,6 +295,9 @@ class _Build(Scratch):
                 await analyze(connection)
 
         await together([views_first(), *(tables() for _ in range(self._jobs - 1))])
+        async with self._open("taking back the rights for indexes") as connection, unseen(connection):
+            for statement in take_back:
+                await connection.execute(statement)
         async with self._open("comparing") as connection:
             inside = await catalog.database_facts(connection)
         for part in ("objects", "extensions", "schemas"):
@@ -286,6 +307,7 @@ class _Build(Scratch):
                     f" {part}: {_difference(self._database[part], inside[part])}",
                     hint="Nothing live was changed. Please report this with the output of `inspect --json`.",
                 )
+        self._tell_owners(inside["extensions"])
 
     async def _analyze(self, connection: Connection, table: str) -> None:
         """Gather the statistics of one table. Where that cannot be, the planner does without, which is told."""
@@ -298,23 +320,16 @@ class _Build(Scratch):
                 f"there are no statistics of table {table} of database {self._database['name']}: {error}"
             )
 
-    async def _refresh(self, connection: Connection) -> None:
-        """Fill the materialized views. One that cannot be is derived data and stays empty, which is told."""
-        waiting = [qualified(schema, name) for schema, name in self._database["materialized_views"]]
-        while waiting:
-            failed: dict[str, asyncpg.PostgresError] = {}
-            for view in waiting:
-                try:
-                    await connection.execute(f"REFRESH MATERIALIZED VIEW {view}")
-                except asyncpg.PostgresError as error:
-                    failed[view] = error  # it may read another that is still empty, through a function
-            if len(failed) == len(waiting):
-                for view, reason in failed.items():
-                    self._progress.warn(
-                        f"materialized view {view} of database {self._database['name']} stays empty: {reason}"
-                    )
-                return
-            waiting = list(failed)
+    def _tell_owners(self, restored: Sequence[dict[str, Any]]) -> None:
+        """Tell of extensions that belong to somebody else now: PostgreSQL gives one to whoever makes it."""
+        owners = {extension["name"]: extension["owner"] for extension in restored}
+        for extension in self._database["extensions"]:
+            name, owner = extension["name"], extension.get("owner")  # archives of earlier versions do not tell
+            if owner and owner != owners[name]:
+                self._progress.warn(
+                    f"extension {name} of database {self._database['name']} belongs to role {owners[name]} now, it was"
+                    f" {owner}'s: PostgreSQL gives an extension to the role that makes it"
+                )
 
 
 async def bare_template(connection: Connection, database: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 
 from service.config_sources import PostgresqlSettings
-from service.errors import SourceError, SwapFailed
+from service.errors import SwapFailed
 from service.sources.base import Record
 from service.sources.postgresql import aside, roles
 from service.sources.postgresql.connect import Connection, connection_to, errors_as_source, quote_identifier
@@ -74,7 +74,7 @@ async def undo(settings: PostgresqlSettings, record: Record) -> None:
             await _open_to_sessions(connection, opened)
             for entry in entries:
                 await connection.execute(f"DROP DATABASE IF EXISTS {quote_identifier(entry['scratch'])} WITH (FORCE)")
-            # Before the exchange nobody has made more of these roles than their names: what has more by now is somebody
+            # Before the exchange nobody has made more of these roles: what has more by now is somebody
             # else's, such as a later restore's. One that others have come to use stays in any case; it harms nobody.
             drop = drop_role if record.get("exchanging") else drop_untouched_role
             for name in record["roles_created"]:
@@ -156,12 +156,9 @@ def _require_successors(record: Record, now: dict[int, str]) -> None:
 
 
 def _neutral(settings: PostgresqlSettings, record: Record) -> str:
-    """A database to connect to that is not one of those renamed."""
+    """A database to connect to that is not one of those renamed, which template1 never is."""
     renamed = {entry["name"] for entry in (*record["databases"], *record.get("aside", ()))}
-    for name in (settings.maintenance_database, "postgres", "template1"):
-        if name not in renamed:
-            return name
-    raise SourceError("every database that could be connected to is itself being restored")
+    return next(name for name in (settings.maintenance_database, "postgres", "template1") if name not in renamed)
 
 
 async def _names(connection: Connection) -> dict[int, str]:

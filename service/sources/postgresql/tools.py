@@ -11,10 +11,10 @@ import contextlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from service.config_sources import PostgresqlSettings
-from service.errors import SourceError
+from service.errors import SourceError, SourceUnavailable
 from service.sources.postgresql.connect import STARTUP_SETTINGS
 
 _STDERR_TAIL = 8 * 1024
@@ -50,9 +50,20 @@ def pg_restore_for(major: int) -> Path | None:
     return found[min(found)] if found else None
 
 
+async def started(program: Path, *arguments: str, **options: Any) -> asyncio.subprocess.Process:
+    """Start a program, as asyncio does. Raises SourceUnavailable."""
+    try:
+        return await asyncio.create_subprocess_exec(program, *arguments, **options)
+    except OSError as error:
+        raise SourceUnavailable(
+            f"{program} cannot be started: {error.strerror or error}",
+            hint="Look whether it may be run, and for a limit of memory or of processes (such as a container's).",
+        ) from error
+
+
 async def client_version(directory: Path, server_version_num: int) -> str:
     """Return pg_dump's version, such as `15.20`. Raises SourceError when its major is not the server's."""
-    process = await asyncio.create_subprocess_exec(
+    process = await started(
         directory / "pg_dump",
         "--version",
         stdin=asyncio.subprocess.DEVNULL,
@@ -95,11 +106,21 @@ def _environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def anonymous_file(name: str, content: bytes = b"") -> Iterator[IO[bytes]]:
-    """Open a file in memory that has no name on any disk; children reach it as /proc/self/fd/N."""
-    with os.fdopen(os.memfd_create(name, os.MFD_CLOEXEC), "w+b") as file:
-        os.fchmod(file.fileno(), 0o600)  # libpq refuses a password file that others may read
-        file.write(content)
-        file.flush()
+    """Open a file in memory that has no name on any disk; children reach it as /proc/self/fd/N.
+
+    Raises SourceUnavailable.
+    """
+    with contextlib.ExitStack() as opened:
+        try:
+            file = opened.enter_context(os.fdopen(os.memfd_create(name, os.MFD_CLOEXEC), "w+b"))
+            os.fchmod(file.fileno(), 0o600)  # libpq refuses a password file that others may read
+            file.write(content)
+            file.flush()
+        except OSError as error:
+            raise SourceUnavailable(
+                f"a file in memory cannot be made: {error.strerror or error}",
+                hint="Look for a limit of memory or of open files (such as a container's).",
+            ) from error
         yield file
 
 
@@ -125,7 +146,7 @@ async def child(
                 f"-c {key}={value}" for key, value in {**STARTUP_SETTINGS, **(options or {})}.items()
             ),
         }
-        process = await asyncio.create_subprocess_exec(
+        process = await started(
             program,
             "--no-password",
             *arguments,
@@ -177,6 +198,13 @@ async def _tail(stream: asyncio.StreamReader) -> bytes:
 def _last_words(stderr: bytes) -> str:
     lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
     return " | ".join(lines[-4:]) or "it said nothing"
+
+
+def dump_options(encoding: str) -> list[str]:
+    """Return how pg_dump is asked for definitions and large objects, by backups and by what is compared with one."""
+    # A restored subscription would pull from its publisher, and keep its database from ever being dropped. The encoding
+    # is the database's, not the client_encoding that it may be set to.
+    return ["--format=custom", "--compress=0", "--no-subscriptions", f"--encoding={encoding}"]
 
 
 async def dump(
