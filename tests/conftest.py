@@ -13,13 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from demo import sample
 from demo.postgresql_server import PostgresqlServer
 from demo.smb_server import SambaServer
 from service import secret
 from tests.ftp_server import FtpServer
-from tests.scoreboard import pytest_terminal_summary  # noqa: F401  a hook of pytest's
+from tests.scoreboard import (  # noqa: F401  hooks of pytest
+    pytest_runtest_call,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
 from tests.sftp_server import SftpServer
 
 if TYPE_CHECKING:
@@ -31,6 +36,10 @@ NewServer = Callable[..., PostgresqlServer]
 """`new_postgresql(**options)` starts one more server (0.7 s) for tests that break it or change what is global."""
 
 _database_numbers = itertools.count(1)
+
+if "DEVICEON_BACKUP_SEED" not in os.environ:  # which the scoreboard gives, and Hypothesis too
+    settings.register_profile("the same dice each time", derandomize=True)
+    settings.load_profile("the same dice each time")
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,8 @@
 """`serve` with a clock that runs fast, so that a schedule of minutes can be killed hundreds of times.
 
-`python -m tests.fast_service CONFIG EPOCH FACTOR`: at the real time EPOCH (UNIX seconds) the clock shows the real time,
-and from there on it runs FACTOR times as fast, also after a restart. Everything else is the real service.
+`python -m tests.fast_service CONFIG EPOCH FACTOR [SHOWN]`: at the real time EPOCH (UNIX seconds) the clock shows the
+real time, or else SHOWN, and from there on it runs FACTOR times as fast, also after a restart. Everything else is the
+real service.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from service.serve import serve
 
 def main() -> None:
     """Run until SIGTERM."""
-    config, epoch, factor = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+    config, epoch, factor, *rest = sys.argv[1], *map(float, sys.argv[2:])
+    shown = rest[0] if rest else epoch
 
     def clock() -> datetime:
-        return datetime.fromtimestamp(epoch + (time.time() - epoch) * factor, UTC)
+        return datetime.fromtimestamp(shown + (time.time() - epoch) * factor, UTC)
 
     async def run() -> None:
         stop = asyncio.Event()

@@ -47,6 +47,8 @@ class Steps:
     at: int = 0
     act: Act = lambda kind: None
     after: bool = False
+    hang: bool = False
+    """A chosen step that is awaited never comes to its end."""
     taken: int = 0
     met: str = ""
     """What kind the chosen step was; empty while it was not reached."""
@@ -109,6 +111,8 @@ class Steps:
     def _awaited(self, kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
         async def call(*args: Any, **kwargs: Any) -> Any:
             late = self._begin(kind)
+            if self.hang and self.taken == self.at:
+                await asyncio.sleep(3600)
             result = await function(*args, **kwargs)
             if late:
                 try:

@@ -15,7 +15,7 @@ from service.sources import directories, exchange
 
 DISK_STEPS = (
     *("chmod", "chown", "fchmod", "fchown", "fsync", "ftruncate", "link", "mkdir", "open", "pwrite", "removexattr"),
-    *("rename", "replace", "rmdir", "setxattr", "symlink", "unlink", "utime", "write"),
+    *("rename", "replace", "rmdir", "setxattr", "symlink", "unlink", "utime", "write", "writev"),
 )
 
 

@@ -50,7 +50,8 @@ class Place:
     def __post_init__(self) -> None:
         for directory in (self.target, self.tree):
             directory.mkdir(exist_ok=True)
-        (self.tree / "server.conf").write_text("port = 80\n" * 10)
+        if not (self.tree / "server.conf").exists():
+            (self.tree / "server.conf").write_text("port = 80\n" * 10)
 
     @property
     def target(self) -> Path:

@@ -30,8 +30,8 @@ class ServiceProcess:
     directory: Path
     document: dict[str, Any]
     environment: dict[str, str] = field(default_factory=dict)
-    clock: tuple[float, float] | None = None
-    """EPOCH and FACTOR of `tests.fast_service`; None for the real clock."""
+    clock: tuple[float, ...] | None = None
+    """EPOCH, FACTOR and SHOWN of `tests.fast_service`; None for the real clock."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -55,10 +55,14 @@ class ServiceProcess:
         assert self.process is not None
         return self.process.pid
 
-    def write_config(self) -> None:
+    @property
+    def complete_document(self) -> dict[str, Any]:
+        """The configuration with what is this process's own."""
         service = {"socket": str(self.socket)} | self.document.get("service", {})
-        document = {"state_dir": str(self.state_dir)} | self.document | {"service": service}
-        self.config_file.write_text(yaml.safe_dump(document))
+        return {"state_dir": str(self.state_dir)} | self.document | {"service": service}
+
+    def write_config(self) -> None:
+        self.config_file.write_text(yaml.safe_dump(self.complete_document))
 
     def start(self) -> None:
         """Start it, without waiting for it to be ready."""

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+import subprocess
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,26 +22,21 @@ Listing = dict[str, tuple[Any, ...]]
 
 
 def listing(root: Path, *, inodes: bool = False, skip: Callable[[str], bool] = lambda _: False) -> Listing:
-    """Everything that can be told of a tree, by relative path. Hard links are told as sets of paths."""
+    """Everything that can be told of a tree, however deep, by relative path. Hard links are told as sets of paths."""
     found: Listing = {}
     links: dict[tuple[int, int], list[str]] = {}
-    pending = [(root, "")]
-    while pending:
-        path, name = pending.pop()
-        if skip(name):
-            continue
+
+    def look(path: Path, name: str) -> None:
         try:
             status = path.lstat()
         except FileNotFoundError:
-            continue
+            return
         kind = stat.S_IFMT(status.st_mode)
         content: object = None
         if kind == stat.S_IFREG:
             content = hashlib.sha256(path.read_bytes()).hexdigest()
         elif kind == stat.S_IFLNK:
             content = str(path.readlink())
-        elif kind == stat.S_IFDIR:
-            pending += [(path / below, f"{name}/{below}".lstrip("/")) for below in os.listdir(path)]  # noqa: PTH208
         if kind != stat.S_IFDIR and status.st_nlink > 1:
             links.setdefault((status.st_dev, status.st_ino), []).append(name)
         attributes = sorted(os.listxattr(path, follow_symlinks=False))
@@ -56,6 +52,17 @@ def listing(root: Path, *, inodes: bool = False, skip: Callable[[str], bool] = l
         )
         if inodes:
             found[name] += (status.st_ino, status.st_ctime_ns)
+        if kind == stat.S_IFDIR:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                for below in os.listdir(fd):  # noqa: PTH208
+                    if not skip(inner := f"{name}/{below}".lstrip("/")):
+                        look(Path(f"/proc/self/fd/{fd}") / below, inner)
+            finally:
+                os.close(fd)
+
+    if not skip(""):
+        look(root, "")
     for names in links.values():
         for name in names:
             found[name] += (tuple(sorted(names)),)
@@ -134,3 +141,29 @@ def leftovers(*directories: Path) -> list[str]:
         for name in (*below, *files)
         if name.startswith(".deviceon-backup-")
     ]
+
+
+NOBODY = 65534
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Have no rights but those of a user who owns nothing."""
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+@contextmanager
+def mounted(path: Path, *options: str) -> Iterator[None]:
+    """Mount a file system for a block: a small one in memory, unless told."""
+    path.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", *(options or ("-t", "tmpfs", "-o", "size=2m,mode=755", "none")), path], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,6 +16,7 @@ from demo.compare_files import tree_listing
 from demo.postgresql_server import PostgresqlServer
 from service.journal import journals
 from tests.recipes import Installation
+from tests.scoreboard import counted
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,17 +54,20 @@ async def program(installation: Installation, *arguments: str) -> asyncio.subpro
 
 
 async def killed_after(process: asyncio.subprocess.Process, sentence: str, delay: float) -> bool:
-    """Kill the program `delay` seconds after it said `sentence`; False when it had ended before."""
+    """Kill the program `delay` seconds after it said `sentence`, which it has to; False when it had ended before."""
     assert process.stdout is not None
-    while line := await process.stdout.readline():
-        if line.decode().startswith(sentence):
-            await asyncio.sleep(delay)
-            break
+    while not (line := await process.stdout.readline()).decode().startswith(sentence):
+        assert line, f"it never said {sentence!r}"
+    await asyncio.sleep(delay)
     alive = process.returncode is None
     if alive:
         process.kill()
     await process.communicate()
     return alive and process.returncode == -9
+
+
+def told(killed: bool) -> dict[str, Any]:
+    return counted(int(killed), killed=int(killed), not_met=int(not killed))
 
 
 async def state(installation: Installation) -> ServerState:
@@ -79,9 +85,9 @@ def leftovers(directory: Path) -> list[str]:
     [("Taking", 0.0), ("Writing", 0.0), ("Writing", 0.1), ("Writing", 0.2), ("Reading", 0.0), ("Reading", 0.02)],
 )
 async def test_a_backup_killed_leaves_no_half_made_archive_and_the_next_succeeds(
-    installation: Installation, sentence: str, delay: float
+    installation: Installation, sentence: str, delay: float, record_property: Callable[[str, object], None]
 ) -> None:
-    await killed_after(await program(installation, "backup"), sentence, delay)
+    record_property("counted", told(await killed_after(await program(installation, "backup"), sentence, delay)))
     for archive in await installation.archives():  # published before the kill: then it must be whole
         process = await program(installation, "verify", archive)
         output, _ = await process.communicate()
@@ -107,7 +113,7 @@ async def test_a_backup_killed_leaves_no_half_made_archive_and_the_next_succeeds
     ],
 )
 async def test_a_restore_killed_leaves_live_data_wholly_old_or_wholly_new_once_it_is_settled(
-    installation: Installation, sentence: str, delay: float
+    installation: Installation, sentence: str, delay: float, record_property: Callable[[str, object], None]
 ) -> None:
     archived = await state(installation)
     archive = (await installation.backup()).name
@@ -117,7 +123,8 @@ async def test_a_restore_killed_leaves_live_data_wholly_old_or_wholly_new_once_i
     (installation.root / "etc" / "new").write_text("new")
     spoilt = await state(installation)
 
-    await killed_after(await program(installation, "restore", "--yes", archive), sentence, delay)
+    process = await program(installation, "restore", "--yes", archive)
+    record_property("counted", told(await killed_after(process, sentence, delay)))
 
     waiting = journals(installation.config.state_dir)
     if waiting and waiting[0].state == "swapped":

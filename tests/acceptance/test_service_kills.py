@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from demo.postgresql_server import PostgresqlServer
 from demo.software_tpm import SoftwareTpm
@@ -22,10 +23,13 @@ from service.client import Client
 from service.progress import Progress
 from service.settings import load
 from storage_backends import open_target
+from tests.conformance.target_place import LocalPlace, SmbPlace, make_place
+from tests.scoreboard import counted
 from tests.service_process import ServiceProcess, idle
+from tests.sizes import SEED
 
 KILLS = int(os.environ.get("DEVICEON_BACKUP_KILLS", "12"))
-SEED = int(os.environ.get("DEVICEON_BACKUP_SEED", "20261124"))
+TARGETS = os.environ.get("DEVICEON_BACKUP_KILL_TARGETS", "local").split(",")
 FACTOR = 60.0
 """The service's clock shows a minute for each second, and a backup is due each minute."""
 KEEP = 4
@@ -52,17 +56,38 @@ class Seen:
         return [name for name, seq in self.verified.items() if name not in there and seq in newest]
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the archives go: what the configuration says of it, and what writers left there."""
+
+    settings: dict[str, Any]
+    left: Callable[[], list[str]]
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest, workspace: Path) -> Target:
+    place = make_place(request.param, workspace, request.getfixturevalue)
+    if isinstance(place, LocalPlace):
+        return Target({"url": f"file://{place.directory}"}, place.unfinished)
+    url = place.url if isinstance(place, SmbPlace) else f"s3://{place.bucket}/{place.prefix}"  # type: ignore[attr-defined]
+    options: dict[str, Any] = dict(place.options)  # type: ignore[attr-defined]
+    for name in {"password", "secret"} & options.keys():
+        (workspace / name).write_text(options[name])
+        (workspace / name).chmod(0o600)
+        options[name] = {"file": str(workspace / name)}
+    return Target({"url": url, "storage_options": options}, place.unfinished)
+
+
 async def test_killed_at_random_moments_the_service_loses_no_good_archive_and_leaves_nothing(
     workspace: Path,
+    target: Target,
     sample_server: PostgresqlServer,
     software_tpm: SoftwareTpm,
     record_property: Callable[[str, object], None],
 ) -> None:
-    target = workspace / "archives"
-    target.mkdir()
     document = {
         "server": {"version": "5.4.1"},
-        "target": {"url": f"file://{target}"},
+        "target": target.settings,
         "schedule": {"frequency": "cron", "cron": "* * * * *"},
         "retention": {"keep_last": KEEP},
         "sealing": {"mode": "tpm", "tcti": software_tpm.tcti},
@@ -91,18 +116,23 @@ async def test_killed_at_random_moments_the_service_loses_no_good_archive_and_le
         async with service.client() as client:
             seen.jobs = await _outcomes(client)
         assert service.stop() == 0
-    left = sorted(path.name for path in target.iterdir() if not re.fullmatch(r"Backup_\d{8}_\d{4}Z\.zip", path.name))
-    assert left == []
+    assert target.left() == []
     config = load(service.config_file)
-    async with open_target(config.target.url) as opened:
+    async with open_target(config.target.url, config.target.options()) as opened:
         names = [entry.name for entry in await list_archives(opened)]
+        assert sorted([info.key async for info in opened.list_objects()]) == sorted(names)
     for name in names:
         await verify(config, name, progress=Progress())
     assert len(names) >= min(KEEP, len(seen.verified))
     record_property(
         "counted",
-        f"{KILLS} kills (seed {SEED}), {in_work} in the middle of a job; {len(seen.verified)} archives were proven, "
-        f"{len(names)} are kept and verify, 0 broken, 0 lost, 0 leftovers; jobs: {seen.jobs}",
+        counted(
+            KILLS,
+            f"{len(names)} archives are kept and verify, 0 broken, 0 lost, 0 leftovers; jobs: {seen.jobs}",
+            seed=SEED,
+            in_the_middle_of_a_job=in_work,
+            archives_proven=len(seen.verified),
+        ),
     )
 
 

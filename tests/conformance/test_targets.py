@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, MutableSequence
+from collections.abc import AsyncIterator, Callable, MutableSequence
 from contextlib import aclosing, suppress
 from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
@@ -22,6 +22,10 @@ import pytest
 
 from storage_backends import InvalidKey, ObjectChanged, ObjectExists, ObjectInfo, ObjectNotFound, StorageBackend
 from tests.conformance.target_place import KINDS, Place, make_place
+from tests.scoreboard import counted
+from tests.sizes import size
+
+Count = Callable[[str, object], None]
 
 MIB = 1 << 20
 RACES = 25
@@ -57,7 +61,7 @@ async def keys(target: StorageBackend) -> list[str]:
 
 
 def how_often(place: Place) -> int:
-    return min(RACES, place.rounds)
+    return min(RACES, place.rounds) * size("RACES_TIMES", 1)
 
 
 class Broken(Exception):
@@ -196,7 +200,7 @@ async def test_a_reader_keeps_the_object_that_it_began_or_is_told(target: Storag
         assert got == b"a" * 20 * MIB
 
 
-async def test_of_racing_tasks_exactly_one_wins(target: StorageBackend, place: Place) -> None:
+async def test_of_racing_tasks_exactly_one_wins(target: StorageBackend, place: Place, record_property: Count) -> None:
     for number in range(how_often(place)):
         everybody = asyncio.Barrier(3)
 
@@ -212,6 +216,7 @@ async def test_of_racing_tasks_exactly_one_wins(target: StorageBackend, place: P
         assert sum(isinstance(result, ObjectExists) for result in results) == 2
         assert await read(target, f"object{number}") == won[0] * 1000
     assert place.unfinished() == []
+    record_property("counted", counted(how_often(place), one_winner=how_often(place)))
 
 
 def _race(place: Place, mark: bytes, start: Barrier | threading.Barrier, results: MutableSequence[bool]) -> None:
@@ -232,7 +237,9 @@ def _race(place: Place, mark: bytes, start: Barrier | threading.Barrier, results
         results[number] = won
 
 
-async def test_of_racing_processes_exactly_one_wins(target: StorageBackend, place: Place) -> None:
+async def test_of_racing_processes_exactly_one_wins(
+    target: StorageBackend, place: Place, record_property: Count
+) -> None:
     """Of racing threads of one process, each with a backend of its own, where no more is promised."""
     results: dict[bytes, MutableSequence[bool]] = {mark: [False] * how_often(place) for mark in (b"a", b"b")}
     if place.other_processes_keep_out:
@@ -243,7 +250,7 @@ async def test_of_racing_processes_exactly_one_wins(target: StorageBackend, plac
         for process in processes:
             process.start()
         for process in processes:
-            await asyncio.to_thread(process.join, 120)
+            await asyncio.to_thread(process.join, 120 * size("RACES_TIMES", 1))
             assert process.exitcode == 0
             process.close()
     else:
@@ -256,6 +263,7 @@ async def test_of_racing_processes_exactly_one_wins(target: StorageBackend, plac
         assert len(won) == 1
         assert await read(target, f"object{number:03}") == won[0] * 100_000
     assert place.unfinished() == []
+    record_property("counted", counted(how_often(place), one_winner=how_often(place)))
 
 
 async def test_cancelling_midway_leaves_nothing(target: StorageBackend, place: Place) -> None:

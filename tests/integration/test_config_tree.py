@@ -10,8 +10,8 @@ import re
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -26,10 +26,12 @@ from service.sources.tar_stream import END, HeaderWriter, Kind, Member, padding
 from service.sources.tree_walk import BATCH, TreeWalk
 from tests.trees import (
     Journal,
+    as_nobody,
     back_up,
     back_up_tree,
     leftovers,
     listing,
+    mounted,
     restore,
     stage,
     tree_restorer,
@@ -57,27 +59,6 @@ def let_everybody_reach(root: Path) -> None:
         if above == Path(tempfile.gettempdir()):
             return
         above.chmod(0o755)
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    os.setegid(65534)
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-
-
-@contextmanager
-def mounted(path: Path, *options: str) -> Iterator[None]:
-    path.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", *(options or ("-t", "tmpfs", "-o", "size=2m,mode=755", "none")), path], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", path], check=True)
 
 
 def listen(path: Path) -> None:

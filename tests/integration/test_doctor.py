@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,12 +15,9 @@ from service.cli.app import command_line
 from service.doctor import examine
 from service.finding import Finding
 from service.restore_pin import set_pin
-from service.sealing.tpm.surroundings import Surroundings, surroundings
 from service.target_test import _clock
 from tests.integration.tpm_wire import Tools
 from tests.service_parts import Place
-
-NODE = Path("/dev/tpmrm0")
 
 
 @pytest.fixture
@@ -122,49 +118,3 @@ def test_clocks_that_differ_are_told() -> None:
     assert _clock(now + timedelta(seconds=100), now) == []
     assert "600 s behind" in _clock(now - timedelta(minutes=10), now)[0].message
     assert "600 s ahead" in _clock(now + timedelta(minutes=10), now)[0].message
-
-
-@pytest.mark.parametrize(
-    ("files", "environment", "kind"),
-    [
-        ({}, {}, "machine"),
-        ({"proc/1/cgroup": "0::/init.scope\n"}, {}, "machine"),
-        ({".dockerenv": ""}, {}, "container"),
-        ({"run/.containerenv": ""}, {}, "container"),
-        ({}, {"container": "podman"}, "container"),
-        ({"proc/1/cgroup": "12:devices:/docker/0123\n"}, {}, "container"),
-        ({"proc/1/cgroup": "0::/kubepods.slice/x\n", ".dockerenv": ""}, {}, "container"),
-        ({"proc/1/cgroup": "0::/kubepods.slice/x\n"}, {}, "kubernetes"),
-        ({".dockerenv": ""}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "kubernetes"),
-        ({"var/run/secrets/kubernetes.io/serviceaccount/token": ""}, {}, "kubernetes"),
-    ],
-)
-def test_a_container_is_known_by_what_its_engine_leaves(
-    tmp_path: Path, files: dict[str, str], environment: dict[str, str], kind: str
-) -> None:
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content)
-    assert surroundings(tmp_path, environment).kind == kind
-
-
-def test_what_is_missing_is_told_as_the_flag_or_field_of_the_place() -> None:
-    container, kubernetes, machine = (Surroundings(kind) for kind in ("container", "kubernetes", "machine"))
-    assert "--device /dev/tpmrm0" in container.let_in(NODE)
-    assert "resources.limits" in kubernetes.let_in(NODE)
-    assert "sealing.mode: off" in machine.let_in(NODE)
-    who = {"user": "backup", "group": "tss"}
-    assert "--group-add 112" in container.let_use(NODE, 112, **who)
-    assert "supplementalGroups: [112]" in kubernetes.let_use(NODE, 112, **who)
-    assert "usermod -aG tss backup" in machine.let_use(NODE, 112, **who)
-    assert "usermod" not in container.let_use(NODE, 112, **who)
-    for number in (errno.EPERM, errno.ENXIO, errno.ENODEV, errno.EBUSY):
-        for place in (container, kubernetes, machine):
-            explained = place.explain_open(NODE, number)
-            assert explained is not None
-            assert all(explained)
-    told = kubernetes.explain_open(NODE, errno.EPERM)
-    assert told is not None
-    assert "device cgroup" in told[0]
-    assert "device plugin" in told[1]
-    assert machine.explain_open(NODE, errno.ENOENT) is None

@@ -49,6 +49,7 @@ from service.settle import settle
 from service.state import Archives, Database
 from service.state_directory import only_job
 from tests.recipes import Installation
+from tests.scoreboard import counted
 
 SAMPLE = """
     CREATE ROLE keeper NOLOGIN;
@@ -437,7 +438,7 @@ async def test_what_a_killed_drill_leaves_is_dropped_at_the_next_start(
     ground: Ground, record_property: Callable[[str, object], None]
 ) -> None:
     """Killed at each of its steps, and somewhat later."""
-    counted = left = 0
+    kills = left = 0
     for step, delay in [
         ("Restoring database app", 0.1),
         ("Building indexes and constraints of database app", 0.02),
@@ -460,7 +461,7 @@ async def test_what_a_killed_drill_leaves_is_dropped_at_the_next_start(
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        counted += 1
+        kills += 1
         left += not ground.nothing_left()
         assert await ground.evidence() == "verified"
         await settle(ground.config, archives=ground.ledger, clock=utc_now, progress=Progress())
@@ -469,7 +470,7 @@ async def test_what_a_killed_drill_leaves_is_dropped_at_the_next_start(
         assert databases == {"app", "postgres"}, step
     assert left >= 4, "the kills came too late to leave anything"
     assert ground.reports() == []
-    record_property("counted", f"{counted} kills of a drill, {left} of which left something, all dropped")
+    record_property("counted", counted(kills, f"{left} of them left something, all dropped", kills=kills))
 
 
 async def test_a_drill_whose_server_is_killed_fails_and_is_tidied_up_when_the_server_is_back(

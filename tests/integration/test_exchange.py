@@ -26,6 +26,7 @@ from service.sources import directories, exchange
 from service.sources.base import Restorer
 from service.sources.sqlite import SqliteRestorer, SqliteSource
 from tests.kills import killed_at
+from tests.scoreboard import counted
 from tests.trees import (
     Archived,
     Journal,
@@ -392,7 +393,7 @@ def test_killed_at_every_step_of_staging_nothing_live_has_changed(scene: Scene, 
         if not killed:
             break
     assert 10 < step < 499
-    record_property("counted", f"{type(scene).__name__}: staging killed at {step - 1} steps, 0 mixed")
+    record_property("counted", counted(step - 1, f"{type(scene).__name__}: staging", killed_in_staging=step - 1))
 
 
 def test_killed_at_every_step_of_the_swap_undo_brings_back_the_old_state(scene: Scene, record_property: Count) -> None:
@@ -413,7 +414,9 @@ def test_killed_at_every_step_of_the_swap_undo_brings_back_the_old_state(scene: 
         if not killed:
             break
     assert 4 < step < 499
-    record_property("counted", f"{type(scene).__name__}: the exchange killed at {step - 1} steps, 0 mixed")
+    record_property(
+        "counted", counted(step - 1, f"{type(scene).__name__}: the exchange", killed_in_the_exchange=step - 1)
+    )
 
 
 def test_used_before_undo_and_undo_killed_at_every_step_the_old_state_comes_back(
@@ -431,7 +434,9 @@ def test_used_before_undo_and_undo_killed_at_every_step_the_old_state_comes_back
         if not killed:
             break
     assert 4 < step < 499
-    record_property("counted", f"{type(scene).__name__}: the way back killed at {step - 1} steps, 0 mixed")
+    record_property(
+        "counted", counted(step - 1, f"{type(scene).__name__}: the way back", killed_on_the_way_back=step - 1)
+    )
 
 
 def at_the_root_as_it_must_be(now: Listing, old: Listing) -> bool:
@@ -456,7 +461,7 @@ def test_killed_at_every_step_of_the_commit_the_new_state_stands_and_the_next_co
         if not killed:
             break
     assert 4 < step < 499
-    record_property("counted", f"{type(scene).__name__}: the commit killed at {step - 1} steps, 0 mixed")
+    record_property("counted", counted(step - 1, f"{type(scene).__name__}: the commit", killed_in_the_commit=step - 1))
 
 
 @pytest.mark.parametrize("scene", [WithDataThatStays, MountPoints], indirect=True, ids=lambda scene: scene.__name__)

@@ -225,14 +225,14 @@ async def test_a_session_that_holds_the_lock_is_not_ended_for_being_idle(
 ) -> None:
     role = f"impatient_{id(one)}"
     await postgresql.execute(
-        f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'x'; ALTER ROLE {role} SET idle_session_timeout = 50"
+        f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'x'; ALTER ROLE {role} SET idle_session_timeout = 1000"
     )
     try:
         password = one.root / "password"
         password.write_text("x")
         settings = source(one).model_copy(update={"user": role, "password_file": password})
         async with only_one(settings, "a backup", recovering=False):
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(2)
             assert (await postgresql.fetch(LOCKS))[0][0] == 1
     finally:
         await postgresql.execute(f"DROP ROLE {role}")

@@ -22,11 +22,12 @@ import pytest
 from demo.compare import diff, fingerprint
 from demo.postgresql_server import PostgresqlServer
 from service import extract as recipe
-from service.errors import CorruptArchive
+from service.errors import CorruptArchive, SourceError
 from service.extract import Extraction, NotExtracted, extract_from
 from service.pipeline.unpack import ArchiveReader
 from service.progress import Progress
 from service.selection import EVERYTHING, NotInArchive, Selection
+from service.sources.base import StoredStream
 from service.sources.extraction import Chosen
 from service.sources.postgresql import rows
 from storage_backends import open_target
@@ -308,6 +309,18 @@ async def test_nothing_appears_when_the_archive_is_damaged_or_the_work_is_cancel
         with pytest.raises(asyncio.CancelledError):
             await slow
     assert files(tmp_path) == [f"archives/{name}"]
+    assert leftovers(tmp_path) == []
+
+
+async def test_definitions_that_pg_restore_cannot_read_are_told_with_what_it_says(
+    counted: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def read(stream: StoredStream) -> AsyncGenerator[bytes, None]:
+        yield b"no dump"
+
+    monkeypatch.setattr(counted.reader, "read", read)
+    with pytest.raises(SourceError, match=r"could not write schema\.dump as text: pg_restore: error: .+"):
+        await extracted(counted, tmp_path / "out", select=Selection(databases=(DATABASE,)))
     assert leftovers(tmp_path) == []
 
 

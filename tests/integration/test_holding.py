@@ -110,14 +110,13 @@ async def test_a_hold_placed_while_the_target_is_looked_through_is_obeyed(
     place: Place, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [await place.backup(app.archives) for _ in range(2)]
-    newest = holding._last_good
+    last_good = holding.last_good
 
-    async def slowly(*arguments: Any) -> str | None:
-        found = await newest(*arguments)
-        await held(place, app, names[0])
-        return found
+    def meanwhile(*arguments: Any) -> str:
+        (place.target / f"{names[0]}.hold").write_text("{}")
+        return last_good(*arguments)
 
-    monkeypatch.setattr(holding, "_last_good", slowly)
+    monkeypatch.setattr(holding, "last_good", meanwhile)
     with pytest.raises(JobRefused, match="is held"):
         await deleted(place, app, names[0])
     assert names[0] in place.names()

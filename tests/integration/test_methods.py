@@ -22,9 +22,11 @@ TARGET = "the target's URL"
 HARMLESS: dict[str, dict[str, Any]] = {
     "archive.copy": {"archive": ARCHIVE, "target": TARGET},
     "archive.delete": {"archive": ARCHIVE, "even_the_last": True},
+    "archive.get": {"archive": ARCHIVE},
     "archive.hold": {"archive": ARCHIVE, "reason": "why"},
     "archive.inspect": {"archive": ARCHIVE},
-    "archive.list": {"limit": 10, "before": ARCHIVE},
+    "archive.list": {"limit": 10, "before": ARCHIVE, "evidence": ["verified"], "held": False, "trend_days": 90},
+    "archive.read": {"archive": ARCHIVE, "offset": 10, "length": 100},
     "archive.release": {"archive": ARCHIVE},
     "archive.verify": {"archive": ARCHIVE},
     "backup.start": {},
@@ -34,8 +36,10 @@ HARMLESS: dict[str, dict[str, Any]] = {
     "drill.report": {"id": "20260302T120000Z-00000000"},
     "drill.start": {"archive": ARCHIVE, "target": TARGET},
     "events.list": {"since": 0},
+    "history.days": {"kind": "backup", "count": 5, "timezone": "Asia/Taipei"},
     "job.cancel": {"id": "0" * 16},
     "job.get": {"id": "0" * 16},
+    "job.log": {"id": "0" * 16, "after": 0, "limit": 10},
     "job.list": {"limit": 5, "before": None, "kinds": ["backup"], "states": ["succeeded", "failed"]},
     "key.add": {"recipients": ["age1ypup0f2ay0qmdzk0nemktcjlfsx9rwpg5uznwlpqtcqxjms3s97sfzleqy"]},
     "key.list": {"archive": ARCHIVE},
@@ -63,7 +67,7 @@ HARMLESS: dict[str, dict[str, Any]] = {
         "source_name": "a",
     },
     "retention.apply": {},
-    "retention.preview": {"retention": {"keep_last": 1}},
+    "retention.preview": {"retention": {"keep_last": 1}, "schedule": DAILY},
     "schedule.preview": {"count": 3, "schedule": DAILY},
     "selftest.start": {},
     "settings.get": {},
@@ -117,7 +121,7 @@ async def test_what_a_method_takes_and_gives_is_what_the_schema_says(busy: tuple
     params: dict[str, Any] = {
         key: real.get(value, value) if isinstance(value, str) else value for key, value in HARMLESS[method].items()
     }
-    if method in {"job.get", "job.cancel"}:
+    if method in {"job.get", "job.log", "job.cancel"}:
         params = {"id": (await app.jobs.submit("verify", {"archive": name}, origin="socket")).id}
     if method in NEEDS_MORE:
         jsonschema.validate(params, METHODS[method]["params"])
@@ -134,7 +138,7 @@ async def test_a_reader_may_look_and_not_touch(busy: tuple[App, str], method: st
     if METHODS[method]["role"] == "admin":
         error = await refused(app.api, method, READER, **params)
         assert (error.code, error.reason) == (Code.NOT_ALLOWED, "NOT_ALLOWED")
-    elif method != "job.get" and method not in NEEDS_MORE:
+    elif method not in {"job.get", "job.log"} and method not in NEEDS_MORE:
         await call_checked(app.api)(method, READER, **params)
     assert (await app.history.jobs(limit=100), app.jobs.waiting, await app.history.events()) == before
 
@@ -142,7 +146,8 @@ async def test_a_reader_may_look_and_not_touch(busy: tuple[App, str], method: st
 def test_what_changes_anything_is_for_admins_only() -> None:
     looks = {name for name, told in METHODS.items() if told["role"] == "read"}
     assert looks == {
-        *("archive.inspect", "archive.list", "events.list", "job.get", "job.list", "restore.pending"),
+        *("archive.get", "archive.inspect", "archive.list", "events.list", "job.get", "job.list", "restore.pending"),
+        *("history.days", "job.log"),
         *("baseline.get", "drill.list", "drill.report", "key.list", "pin.status"),
         *("retention.preview", "schedule.preview", "settings.get", "system.info", "system.schema"),
     }
@@ -211,6 +216,8 @@ async def test_the_same_request_again_gets_its_job_and_queues_no_other(busy: tup
     first = await call(method, **params, idempotency_key="k")
     assert await call(method, **params, idempotency_key="k") == first
     assert len(app.jobs.waiting) == 1
+    assert [job["id"] for job in (await call("job.list", idempotency_key="k"))["jobs"]] == [first["id"]]
+    assert (await call("job.list", idempotency_key="never"))["jobs"] == []
     assert (await call(method, **params, idempotency_key="l"))["id"] != first["id"]
     assert (await call(method, **params))["id"] != first["id"]
     error = await refused(app.api, "retention.apply", idempotency_key="k")

@@ -37,6 +37,7 @@ from tests.pipeline_archives import (
     prepared,
     stream_of,
 )
+from tests.scoreboard import counted
 
 
 @pytest.fixture(autouse=True)
@@ -222,7 +223,7 @@ async def test_a_target_that_fails_at_any_byte_raises_its_own_error(
             await packed(target, {"db": failing_closing(watched)}, HeldKey())
         assert watched.open == 0
         check_nothing_is_left(tmp_path)
-    record_property("counted", f"{len(limits)} places where the target took no more, 0 archives left")
+    record_property("counted", counted(len(limits), "places where the target took no more", refused=len(limits)))
 
 
 def failing_closing(watched: Watched) -> GivenSnapshot:
@@ -275,7 +276,7 @@ async def test_cancelling_at_any_moment_publishes_nothing_and_leaves_nothing_run
         assert watched.open == 0
         check_nothing_is_left(tmp_path)
     assert cancelled > 50
-    record_property("counted", f"{cancelled} moments of cancelling, 0 archives, tasks or threads left")
+    record_property("counted", counted(cancelled + finished, "", cancelled=cancelled, finished=finished))
 
 
 async def test_a_failure_waits_for_the_threads_without_stopping_the_event_loop(

@@ -214,7 +214,7 @@ async def test_large_objects_are_fed_to_pg_restore_only_when_all_of_them_are_wha
     await server.execute("CREATE DATABASE evil")
     await server.execute(
         """CREATE FUNCTION f() RETURNS bool LANGUAGE plpgsql
-               AS $$BEGIN COPY (SELECT 1) TO PROGRAM 'touch ran.1'; RETURN true; END$$;
+               AS $$BEGIN COPY (SELECT 1) TO PROGRAM 'cat > ran.1'; RETURN true; END$$;
            CREATE TABLE t (x int CHECK (public.f())); INSERT INTO t VALUES (1)""",
         database="evil",
     )

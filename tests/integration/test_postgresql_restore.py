@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from demo.postgresql_server import PostgresqlServer
-from service.errors import ConfigError, JobRefused, RestoreRefused, ServiceError, SwapFailed
+from service.errors import ConfigError, HookFailed, JobRefused, RestoreRefused, ServiceError, SwapFailed
 from service.progress import Progress
 from service.restore import recover, restore
 from service.restore_plan import plan_restore
@@ -164,6 +165,87 @@ async def test_a_materialized_view_that_cannot_be_filled_stays_empty_and_is_told
     assert any('materialized view "public"."careless"' in sentence for sentence in installation.said)
 
 
+async def test_a_materialized_view_is_filled_as_its_database_and_its_owner_would(installation: Installation) -> None:
+    await installation.server.execute("CREATE ROLE readers NOLOGIN; CREATE ROLE guide BYPASSRLS IN ROLE readers")
+    await installation.server.execute("CREATE ROLE visitor; ALTER DATABASE app SET TimeZone = 'Asia/Taipei'")
+    await installation.server.execute(
+        """GRANT SELECT ON things TO readers, visitor; ALTER TABLE things ENABLE ROW LEVEL SECURITY;
+           CREATE POLICY few ON things TO visitor USING (id < 5);
+           CREATE TABLE seen (tag text);
+           CREATE FUNCTION look() RETURNS event_trigger LANGUAGE plpgsql AS
+               'BEGIN INSERT INTO public.seen VALUES (tg_tag); END';
+           CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''not here''; END';
+           CREATE MATERIALIZED VIEW of_guide AS SELECT count(*), timestamptz '2026-01-01 20:00+00'::date FROM things;
+           CREATE MATERIALIZED VIEW of_visitor AS SELECT count(*) FROM things;
+           ALTER MATERIALIZED VIEW of_guide OWNER TO guide; ALTER MATERIALIZED VIEW of_visitor OWNER TO visitor;
+           REFRESH MATERIALIZED VIEW of_guide; REFRESH MATERIALIZED VIEW of_visitor;
+           CREATE EVENT TRIGGER look ON ddl_command_end EXECUTE FUNCTION look();
+           CREATE EVENT TRIGGER refuse ON ddl_command_start EXECUTE FUNCTION refuse();
+           ALTER EVENT TRIGGER look ENABLE ALWAYS""",
+        database="app",
+    )
+
+    async def rows() -> list[object]:
+        query = """SELECT of_guide::text, of_visitor::text, (SELECT count(*) FROM seen), (
+                   SELECT string_agg(evtname::text || evtenabled::text, ' ' ORDER BY evtname) FROM pg_event_trigger)
+                   FROM of_guide, of_visitor"""
+        return [list(row) for row in await installation.server.fetch(query, database="app")]
+
+    async def roles() -> list[object]:
+        query = """SELECT r::text, (SELECT array_agg(roleid::regrole::text) FROM pg_auth_members WHERE member = r.oid)
+                   FROM pg_roles AS r WHERE rolname IN ('readers', 'guide', 'visitor') ORDER BY rolname"""
+        return [list(row)[1:] for row in await installation.server.fetch(query)]
+
+    archived, had = await rows(), await roles()
+    assert archived == [["(200000,2026-01-02)", "(4)", 0, "lookA refuseO"]]
+    archive = (await installation.backup()).name
+    await installation.server.execute("DROP DATABASE app")
+    await installation.server.execute("DROP ROLE guide, visitor, readers")
+    await installation.restore(archive)
+    assert (await rows(), await roles()) == (archived, had)
+
+
+async def test_what_a_role_or_a_database_is_set_to_changes_nothing_in_what_comes_back(
+    installation: Installation,
+) -> None:
+    await installation.server.execute(
+        """CREATE TYPE kind AS ENUM ('a', 'NULL'); CREATE TABLE "設備😀" (kinds kind[], texts text[]);
+           INSERT INTO "設備😀" VALUES (ARRAY['a', NULL]::kind[], ARRAY['😀', NULL])""",
+        database="app",
+    )
+    await installation.server.execute("ALTER ROLE postgres SET array_nulls = off")
+    await installation.server.execute("ALTER DATABASE app SET client_encoding = 'LATIN1'")
+
+    async def rows() -> list[object]:
+        found = await installation.server.fetch('SELECT kinds::text[], texts FROM "設備😀"', database="app")
+        return [list(row) for row in found]
+
+    archived = await rows()
+    assert archived == [[["a", None], ["😀", None]]]
+    await installation.restore((await installation.backup()).name)
+    assert await rows() == archived
+
+
+async def test_what_postgresql_does_not_bring_back_is_told(installation: Installation) -> None:
+    await installation.server.execute("CREATE ROLE owner; GRANT CREATE ON DATABASE app TO owner")
+    await installation.server.execute(
+        """CREATE FUNCTION pg_catalog.mine(int) RETURNS int LANGUAGE sql AS 'SELECT 1';
+           SET ROLE owner; CREATE EXTENSION hstore""",
+        database="app",
+    )
+    result = await installation.backup()
+    assert result.warnings == [
+        "postgresql: functions and operators that were added to pg_catalog of database 'app' are not in this backup:"
+        " mine(integer)"
+    ]
+    restored = await installation.restore(result.name)
+    told = [each.message for each in restored.attention if each.code == "RESTORE_WARNING"]
+    assert told == [
+        "extension hstore of database app belongs to role postgres now, it was owner's: PostgreSQL gives an extension"
+        " to the role that makes it"
+    ]
+
+
 async def test_an_unsealed_archive_is_refused_where_archives_are_sealed(installation: Installation) -> None:
     archive = (await installation.backup()).name
     installation.sealing = {"mode": "tpm", "tcti": "swtpm:path=/nonexistent"}
@@ -236,6 +318,33 @@ async def test_a_server_that_is_down_refuses_the_restore(installation: Installat
         await installation.restore(archive)
 
 
+async def test_a_stop_hook_that_stops_postgresql_too_is_told_and_the_way_back_goes_on_when_it_is_up(
+    own_postgresql: PostgresqlServer, workspace: Path
+) -> None:
+    server = own_postgresql
+    installation = Installation(server, workspace, source={"include": ["postgres"]})
+    archive = (await installation.backup()).name
+    before = await installation.databases()
+    stop, nothing = installation.root / "stop", installation.root / "nothing"
+    stop.write_text(
+        f"#!/bin/sh\nkill -INT {server.pid} || exit 0\nwhile [ -e {server.data}/postmaster.pid ]; do :; done\n"
+    )
+    nothing.write_text("#!/bin/sh\n")
+    for hook in (stop, nothing):
+        hook.chmod(0o755)
+    installation.hooks = {"stop": {"command": [str(stop)]}, "start": {"command": [str(nothing)]}}
+    with pytest.raises(SwapFailed, match="after the stop hook, postgresql cannot be restored any more") as caught:
+        await installation.restore(archive)
+    cause = caught.value.__context__
+    while not isinstance(cause, HookFailed):
+        assert cause is not None
+        cause = cause.__context__
+    assert "leave PostgreSQL running" in cause.hint
+    server.start()
+    assert await recover(installation.config, progress=installation.progress()) == [archive]
+    assert await installation.databases() == before
+
+
 @pytest.mark.parametrize("sentence", ["Restoring database app", "Building indexes and constraints of database app"])
 async def test_postgresql_killed_while_staging_leaves_live_data_as_it_was(
     installation: Installation, sentence: str
@@ -274,11 +383,11 @@ async def test_a_database_that_differs_from_the_manifest_is_not_swapped_in(
     spoilt = await contents(installation)
     finish = stage._Build._finish
 
-    async def losing_an_index(build: stage._Build) -> None:
+    async def losing_an_index(build: stage._Build, take_back: Sequence[str]) -> None:
         async with build._connect() as connection:
             await connection.execute("DROP TABLE IF EXISTS public.things CASCADE")
             await connection.execute("CREATE MATERIALIZED VIEW public.total AS SELECT 1 AS n")
-        await finish(build)
+        await finish(build, take_back)
 
     monkeypatch.setattr(stage._Build, "_finish", losing_an_index)
     with pytest.raises(ServiceError, match="differs from the archived one in its objects"):

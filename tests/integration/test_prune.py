@@ -324,15 +324,16 @@ async def test_a_place_that_is_empty_for_a_while_does_not_lose_its_evidence(plac
 
 async def test_a_hold_and_a_removal_never_both_succeed(place: Place, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     names = await made(place, app, 2)
-    deleting = app.archives.deleting
+    deleting, begun = app.archives.deleting, asyncio.Event()
 
     async def slowly(target: str, name: str) -> None:
         await deleting(target, name)
+        begun.set()
         await asyncio.sleep(0.3)
 
     monkeypatch.setattr(app.archives, "deleting", slowly)
     pruning = asyncio.ensure_future(pruned(place, app))
-    await asyncio.sleep(0.1)
+    await begun.wait()
     with pytest.raises(ObjectNotFound):
         await hold(place.config, names[0], reason="", by="me", now=place.clock(), ledger=app.archives)
     assert (await pruning).removed == [names[0]]

@@ -232,7 +232,9 @@ async def test_when_the_tpm_does_not_open_it_the_recovery_key_is_asked_for(
         terminal = at_terminal(str(wrecked.archive), tpm=another, **wrecked.environment)
         terminal.answer("File of the recovery key", "/no/such/key\n")
         terminal.answer("type q to give up", "\n")
-        terminal.answer("File of the recovery key", f"{key}\n")
+        terminal.answer("File of the recovery key", "-\n")
+        terminal.answer("Recovery key or passphrase", f"{key.read_text().strip()}\n")  # once: it is held
+        terminal.answer("Signer that the recovery kit names", "\n")
         terminal.answer("Go ahead in spite of ORIGIN_NOT_PROVEN", "y\n")
         terminal.answer("Type yes", "yes\n")
         code, stdout = terminal.finish()
@@ -242,6 +244,26 @@ async def test_when_the_tpm_does_not_open_it_the_recovery_key_is_asked_for(
     assert await wrecked.rows() == [1, 2, 3, 4, 5]
     assert "and a recovery key" in terminal.shown
     assert key.read_text().strip() not in terminal.shown + stdout
+
+
+async def test_the_signer_of_the_recovery_kit_is_typed_in_place_of_going_ahead_without_it(
+    wrecked: Wrecked, at_terminal: Callable[..., Terminal]
+) -> None:
+    key = ["--recovery-key", str(wrecked.directory / "recovery key.txt")]
+    with SoftwareTpm() as another:
+        terminal = at_terminal(str(wrecked.archive), *key, tpm=another, **wrecked.environment)
+        for wrong in ("KEY 7Q4F", "KEY AAAA-AAAA-AAAA-AAAA"):
+            terminal.answer("Signer that the recovery kit names", f"{wrong}\n")
+            if len(wrong) < 10:
+                terminal.answer("type q to give up", "\n")
+        found = re.search(r"it is signed by (KEY \S+),", terminal.shown)
+        assert found, terminal.shown
+        terminal.answer("Signer that the recovery kit names", f"{found[1]}\n")
+        terminal.answer("Type yes", "yes\n")
+        code, stdout = terminal.finish()
+    assert (code, stdout.endswith("\nRestore successfully\n")) == (0, True), terminal.shown
+    assert "Go ahead in spite of ORIGIN_NOT_PROVEN" not in terminal.shown
+    assert await wrecked.rows() == [1, 2, 3, 4, 5]
 
 
 async def test_a_script_gives_the_recovery_key_as_a_file(wrecked: Wrecked) -> None:
@@ -309,12 +331,18 @@ def copy(tmp_path: Path) -> Path:
     return Path(shutil.copy(SCRIPT, tools))
 
 
-def test_the_program_is_found_in_the_path_first_then_in_the_environment_beside(copy: Path, tmp_path: Path) -> None:
+def test_the_program_is_found_in_the_path_then_in_opt_then_in_the_environment_beside(
+    copy: Path, tmp_path: Path
+) -> None:
     archive = tmp_path / "Backup 1.zip"
     project = copy.parents[2]
     recorder(project / ".venv/bin/deviceon-backup", "beside")
     recorder(tmp_path / "bin/deviceon-backup", "path")
-    for path, name in ((f"{tmp_path}/bin:{SYSTEM}", "path"), (SYSTEM, "beside")):
+    installed = recorder(tmp_path / "opt/deviceon-backup/bin/deviceon-backup", "opt")
+    copy.write_text(copy.read_text().replace("/opt/deviceon-backup/", f"{tmp_path}/opt/deviceon-backup/"))
+    for path, name in ((f"{tmp_path}/bin:{SYSTEM}", "path"), (SYSTEM, "opt"), (SYSTEM, "beside")):
+        if name == "beside":
+            installed.unlink()
         result = recover(str(archive), "--pg-host", "a b", script=copy, PATH=path)
         assert result.stdout == f"{name}|recover|{archive}|--pg-host|a b|"
         assert result.returncode == 42, "the exit code is passed on"

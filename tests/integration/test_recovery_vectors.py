@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from service.archive.parts import Manifest
 from service.errors import CorruptArchive, NotAuthentic, SealError
@@ -25,6 +26,7 @@ from service.sealing.signature import signed_bytes
 from service.sealing.slots import try_slots
 from storage_backends import open_target
 from tests.cheap_passphrase import protect
+from tests.hardware_key import PLUGIN, bech32
 from tests.recipes import eventually
 from tests.vectors.second_reader import PATH, open_archive
 from tests.vectors.small import DATA_KEY, STREAMS
@@ -164,46 +166,18 @@ def test_a_signature_that_is_not_the_archives_is_refused_by_both(change: str) ->
         open_archive.check_signature(open_archive.read_manifest(content), header)
 
 
-PLUGIN = """#!/usr/bin/env python3
-# A hardware key's plugin (C2SP age-plugin.md), which "encrypts" a file key by turning its bits around.
-import base64, sys
-
-def b64(data):
-    return base64.b64encode(data).decode().rstrip("=")
-
-def unb64(text):
-    return base64.b64decode(text + "=" * (-len(text) % 4))
-
-def turned(data):
-    return bytes(byte ^ 0x5A for byte in data)
-
-def read():
-    kind = sys.stdin.readline().rstrip("\\n").split(" ")[1:]
-    body = ""
-    while True:
-        line = sys.stdin.readline().rstrip("\\n")
-        body += line
-        if len(line) < 64:
-            return kind, unb64(body)
-
-def write(*kind, body=b""):
-    text = b64(body)
-    lines = [text[at : at + 64] for at in range(0, len(text) + 1, 64)]
-    sys.stdout.write("-> " + " ".join(kind) + "\\n" + "\\n".join(lines) + "\\n")
-    sys.stdout.flush()
-    if kind[0] != "done":
-        read()
-
-messages = []
-while not messages or messages[-1][0] != ["done"]:
-    messages.append(read())
-for kind, body in messages:
-    if kind[0] == "wrap-file-key":
-        write("recipient-stanza", "0", "test", body=turned(body))
-    if kind[0] == "recipient-stanza" and kind[2] == "test":
-        write("file-key", kind[1], body=turned(body))
-write("done")
-"""
+def test_a_signers_key_that_is_spelled_otherwise_is_refused_by_both() -> None:
+    """The same key with a hybrid point: as long, and OpenSSL takes it, but its fingerprint would be another one."""
+    usual, unsigned = SIGNATURE["public_key"], json.loads(SIGNATURE["manifest_without_signature"])
+    spelled = usual[:52] + ("07" if int(usual[-1], 16) % 2 else "06") + usual[54:]
+    assert usual[52:54] == "04"
+    load_der_public_key(bytes.fromhex(spelled))
+    content = json.dumps(unsigned | {"signature": {"public_key": spelled, "value": SIGNATURE["value"]}}).encode()
+    header = SIGNATURE["header"].encode()
+    with pytest.raises(NotAuthentic, match="usual form"):
+        signer_of(content, Manifest.from_bytes(content), header)
+    with pytest.raises(open_archive.Problem, match="of another kind"):
+        open_archive.check_signature(open_archive.read_manifest(content), header)
 
 
 async def test_a_hardware_keys_plugin_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,18 +229,3 @@ async def test_nothing_waits_for_a_plugin_that_hangs_or_a_passphrase_that_takes_
         await age.AgeIdentity(recovery_key(passphrase="a passphrase")).unwrap(protected, b"")
     ticking.cancel()
     assert longest < 1
-
-
-def bech32(prefix: str, data: bytes) -> str:
-    """BIP 173, written once more."""
-    charset = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
-    number, bits = int.from_bytes(data, "big"), len(data) * 8
-    padded = number << (-bits % 5)
-    values = [padded >> shift & 31 for shift in range((bits + 4) // 5 * 5 - 5, -1, -5)]
-    check = 1
-    for value in [*(ord(c) >> 5 for c in prefix), 0, *(ord(c) & 31 for c in prefix), *values, 0, 0, 0, 0, 0, 0]:
-        top, check = check >> 25, (check & 0x1FFFFFF) << 5 ^ value
-        for bit, generator in enumerate((0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)):
-            check ^= generator if top >> bit & 1 else 0
-    ending = [(check ^ 1) >> shift & 31 for shift in range(25, -1, -5)]
-    return f"{prefix}1" + "".join(charset[value] for value in [*values, *ending])

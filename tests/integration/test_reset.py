@@ -164,7 +164,7 @@ async def test_a_plan_says_how_the_server_differs_from_its_baseline(installed: S
         f"its baseline {archive}",
         "database app_of_later was made since",
         "role newcomer was made since",
-        "database app has other objects: 1 instead of 0 of kind relation:v",
+        "database app has other objects: 1 view instead of 0",
         f"{installed.tree} has 5 files, 4 in the baseline",
         f"2 files below {installed.tree} were changed since",
     ):

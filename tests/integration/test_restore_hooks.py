@@ -17,6 +17,7 @@ from service.progress import Progress
 from service.restore import commit, recover, restore, rollback
 from service.restore_plan import plan_restore
 from tests.kills import killed_at
+from tests.scoreboard import counted
 from tests.service_parts import Place
 
 OLD, NEW = "spoilt", "port = 80\n" * 10
@@ -256,4 +257,6 @@ def test_killed_at_every_step_the_next_start_has_the_server_run_on_one_whole_sta
         assert server.runs_on() == server.live()
         assert step < 400
     assert hooks_ran_before_the_kill >= {"", "stop", "stop start health"}
-    record_property("counted", f"a {doing} with hooks killed at {step - 1} steps; server on half a state: 0")
+    record_property(
+        "counted", counted(step - 1, f"a {doing} with hooks; server on half a state: 0", killed_around_hooks=step - 1)
+    )

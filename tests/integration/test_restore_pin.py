@@ -7,7 +7,6 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from service.errors import (
     PinWrong,
     TpmChanged,
     TpmCleared,
-    TpmUnavailable,
     WrongTpm,
 )
 from service.sealing.tpm import RestorePin, TpmGate, TpmIdentity, TpmPin, TpmRecipient, chip, load_restore_pin, read_pin
@@ -34,31 +32,18 @@ from service.sealing.tpm.restore_pin import (
     make_pin,
     save_restore_pin,
 )
-from tests.integration.tpm_wire import DROP, LOAD, LOSE, UNSEAL, Tools, wired
+from tests.integration.tpm_slots import ARCHIVE, NOW, PIN, with_pin
+from tests.integration.tpm_wire import LOAD, UNSEAL, Tools, wired
+from tests.scoreboard import counted
 
-ARCHIVE = bytes(range(16))
-PIN, WRONG = "correct horse", "battery staple"
-NOW = datetime(2026, 11, 28, 12, 0, 0, tzinfo=UTC)
+WRONG = "battery staple"
 POLICY_SECRET = 0x151
-
-
-@pytest.fixture
-def tpm(software_tpm: SoftwareTpm, tmp_path: Path) -> SoftwareTpm:
-    """Give a TPM with a storage key that needs no deriving, so that tests are quick."""
-    Tools(software_tpm.tcti, tmp_path / "tools").persist("0x81000001", "-G", "ecc")
-    return software_tpm
 
 
 @pytest.fixture
 def other_tpm() -> Iterator[SoftwareTpm]:
     with SoftwareTpm() as tpm:
         yield tpm
-
-
-async def with_pin(tcti: str, pin: str = PIN) -> tuple[TpmGate, TpmPin, RestorePin]:
-    gate = TpmGate(tcti)
-    trusted = await read_pin(gate)
-    return gate, trusted, await make_pin(gate, trusted, pin, now=NOW)
 
 
 async def sealed(gate: TpmGate, trusted: TpmPin, pin: RestorePin | None) -> tuple[bytes, dict[str, Any]]:
@@ -151,17 +136,6 @@ async def test_a_wrong_pin_is_tried_once_for_several_slots(tpm: SoftwareTpm) -> 
             await identity.unwrap(slot, ARCHIVE)
 
 
-@pytest.mark.parametrize("failure", [DROP, LOSE])
-async def test_a_pin_is_not_tried_again_when_its_answer_is_lost(tpm: SoftwareTpm, failure: int) -> None:
-    gate, trusted, pin = await with_pin(tpm.tcti)
-    _, slot = await sealed(gate, trusted, pin)
-    with wired(tpm) as wire:
-        wire.plan = lambda _number, code: failure if code == POLICY_SECRET else None
-        with pytest.raises(TpmUnavailable, match="broke while the PIN was tried"):
-            await TpmIdentity(TpmGate(wire.tcti), pin=WRONG).unwrap(slot, ARCHIVE)
-        assert wire.commands.count(POLICY_SECRET) == 1
-
-
 async def test_a_changed_pin_opens_new_and_old_archives_and_the_old_pin_none_here(
     tpm: SoftwareTpm, tmp_path: Path
 ) -> None:
@@ -178,15 +152,6 @@ async def test_a_changed_pin_opens_new_and_old_archives_and_the_old_pin_none_her
     assert await TpmIdentity(gate, pin=PIN).unwrap(old_slot, ARCHIVE) == old_key
     with pytest.raises(PinWrong):
         await TpmIdentity(gate, pin=PIN).unwrap(new_slot, ARCHIVE)
-
-
-async def test_only_who_knows_the_pin_can_change_it(tpm: SoftwareTpm) -> None:
-    gate, trusted, pin = await with_pin(tpm.tcti)
-    with pytest.raises(PinWrong, match="2 tries are left"):
-        await change_pin(gate, trusted, pin, WRONG, "another pin", now=NOW)
-    with pytest.raises(PinWrong, match="1 try is left"):
-        await check_pin(gate, trusted, pin, WRONG)
-    await check_pin(gate, trusted, pin, PIN)
 
 
 async def test_a_pin_survives_a_power_cycle(tpm: SoftwareTpm, tmp_path: Path) -> None:
@@ -256,7 +221,7 @@ async def test_every_flipped_byte_of_a_slots_pin_is_a_damaged_slot_and_no_try(
             await TpmIdentity(gate, pin=PIN).unwrap(slot | {"pin": asks}, ARCHIVE)
     assert (await gate.run(lambda chip_: chip_.lockout())).failures == 0
     assert await TpmIdentity(gate, pin=PIN).unwrap(slot, ARCHIVE) == key
-    record_property("counted", f"{len(slot['pin'][member]) // 2} flips, all refused")
+    record_property("counted", counted(len(slot["pin"][member]) // 2, refused=len(slot["pin"][member]) // 2))
 
 
 async def test_a_slot_that_forgets_its_pin_or_asks_for_another_is_damaged(tpm: SoftwareTpm) -> None:

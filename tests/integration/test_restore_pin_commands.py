@@ -20,8 +20,9 @@ from click.testing import CliRunner, Result
 from demo.software_tpm import SoftwareTpm
 from service.cli.app import command_line
 from service.client import RemoteError
-from service.errors import DamagedSlot
+from service.errors import DamagedSlot, PinRequired
 from service.progress import Progress
+from service.restore_pin import change_pin, remove_pin
 from service.sealing import at_hand
 from service.settle import settle
 from storage_backends import open_target
@@ -194,6 +195,34 @@ async def test_a_pin_of_another_tpm_stops_backups_until_it_is_settled(
     await asyncio.to_thread(machine.run, "backup")
 
 
+def test_a_pin_of_another_tpm_is_taken_away_without_being_known(machine: Machine, software_tpm: SoftwareTpm) -> None:
+    machine.set_pin()
+    (machine.state_dir / "tpm-pin.json").unlink()
+    assert machine.run("pin", "status")["is_set"] is True, "no TPM is trusted that it could differ from"
+    software_tpm.clear()
+    machine.run("pin", "remove", "--pin-file", machine.secret(WRONG))
+    assert machine.run("pin", "status")["is_set"] is False
+
+
+async def test_who_says_no_pin_can_neither_change_nor_remove_it(machine: Machine) -> None:
+    await asyncio.to_thread(machine.set_pin)
+    for work in (remove_pin(machine.config), change_pin(machine.config, NEW, clock=machine.clock)):
+        with pytest.raises(PinRequired, match="none was given") as caught:
+            await work
+        assert "--pin-file" in caught.value.hint
+    assert await asyncio.to_thread(machine.run, "pin", "remove", "--pin-file", machine.secret(PIN))
+
+
+def test_what_a_reset_would_do_without_the_pin_is_that_it_needs_it(machine: Machine) -> None:
+    machine.set_pin()
+    baseline = machine.run("baseline")["name"]
+    refused = machine.run("reset-to-default", "--plan", code=5)
+    assert refused["baseline"]["archive"] == baseline
+    assert [each["code"] for each in refused["plan"]["obstacles"]] == ["PIN_REQUIRED"]
+    given = ("--pin-file", machine.secret(PIN))
+    assert machine.run("reset-to-default", "--plan", *given)["possible"] is True
+
+
 def test_with_a_damaged_file_of_the_pin_archives_open_and_none_is_made(machine: Machine) -> None:
     machine.set_pin()
     name = machine.run("backup")["name"]
@@ -270,6 +299,19 @@ async def test_what_a_crash_left_unproven_is_looked_at_and_waits_for_the_pin(mac
         await app.archives.writing(url, name)
         found = await settle(machine.config, archives=app.archives, clock=machine.clock, progress=Progress())
         assert found.damaged == [name]
+        assert (await app.archives.known(url))[name].evidence == "damaged"
+
+
+async def test_an_archive_that_is_found_damaged_without_the_pin_counts_as_damaged(machine: Machine) -> None:
+    await asyncio.to_thread(machine.set_pin)
+    async with machine.app() as app:
+        name = await machine.backup(app.archives)
+        assert (await app.archives.known(f"file://{machine.target}"))[name].evidence == "verified"
+        machine.spoil(name)
+        job = await app.jobs.run_now("verify", {"archive": name}, Progress())
+        assert job.error is not None
+        assert job.error["code"] == "ARCHIVE_CORRUPT"
+        assert (await machine.archives(app.archives))[name].evidence == "damaged"
 
 
 async def test_a_backup_with_a_pin_sees_what_its_target_makes_of_it(

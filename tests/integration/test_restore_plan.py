@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -60,6 +61,8 @@ async def test_a_plan_says_what_becomes_of_each_database_and_role(installation: 
         "role keeper": "replace",
         "role newcomer": "keep",
     }
+    assert re.fullmatch(r"(1 table|\d+ tables), [\d.]+ MB on the server", told["database app"][1])
+    assert re.fullmatch(r"0 tables, [\d.]+ MB on the server", told["database postgres"][1])
     assert told["role worker"][1] == "other attributes, password"
     assert told["role keeper"][1] == "other settings, memberships"
     assert (plan.obstacles, plan.notes) == ([], [])

@@ -16,12 +16,13 @@ from click.testing import CliRunner
 from demo.compare import fingerprint
 from demo.postgresql_server import PostgresqlServer
 from service.cli.app import command_line
-from service.errors import ConfigError, RestoreRefused, SourceError, StageFailed
+from service.errors import ConfigError, RestoreRefused, SourceError, StageFailed, SwapFailed
 from service.journal import Journal, journals
 from service.restore import recover
-from service.restore_table import TablesRestored, named, restore_tables
+from service.restore_table import TablesRestored, _only_one, named, restore_tables
 from service.selection import NotInArchive
-from service.sources.postgresql import rows, side, swap
+from service.sources.base import StoredSource
+from service.sources.postgresql import room, rows, side, swap
 from tests.recipes import Installation
 
 LIVE = "tables_of"
@@ -185,7 +186,9 @@ async def test_a_partitioned_table_comes_with_its_partitions_and_a_partition_alo
 
 
 @pytest.mark.usefixtures("live")
-async def test_what_cannot_be_is_refused_and_leaves_nothing(archived: tuple[Installation, str]) -> None:
+async def test_what_cannot_be_is_refused_and_leaves_nothing(
+    archived: tuple[Installation, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(StageFailed, match=r"no table shop\.order"):
         await beside(archived, "shop.order")
     with pytest.raises(StageFailed, match=r"no table shop\.unpaid") as caught:
@@ -196,6 +199,10 @@ async def test_what_cannot_be_is_refused_and_leaves_nothing(archived: tuple[Inst
     with pytest.raises(RestoreRefused) as refused:
         await beside(archived, "shop.orders", into=LIVE)
     assert [obstacle.code for obstacle in refused.value.obstacles] == ["DATABASE_EXISTS"]
+    with monkeypatch.context() as patch, pytest.raises(RestoreRefused) as refused:
+        patch.setattr(room, "_SPACE_FACTOR", 1e15)
+        await beside(archived, "shop.orders")
+    assert [obstacle.code for obstacle in refused.value.obstacles] == ["SPACE"]
     before = await archived[0].databases()
     for name in ("é" * 32, "a\0b"):
         with pytest.raises(ConfigError, match="cannot be the name of a database"):
@@ -230,6 +237,30 @@ async def test_a_failure_at_any_step_leaves_nothing(
     owner: Any = {"load": side, "swap": swap}.get(step, side._Side)
     monkeypatch.setattr(owner, step, fail)
     with pytest.raises(SourceError, match="planned"):
+        await beside(archived, "shop.orders")
+    assert SIDE not in await archived[0].databases()
+
+
+@pytest.mark.usefixtures("live")
+@pytest.mark.parametrize(
+    ("step", "change", "told"),
+    [
+        ("_foreign_keys", "DROP TABLE shop.customers CASCADE", r'relation "shop\.customers" does not exist'),
+        ("_table", "DELETE FROM shop.orders WHERE id = 40", r'table "shop"\."orders": 39 rows restored, 40 archived'),
+    ],
+)
+async def test_a_copy_that_somebody_changes_meanwhile_is_refused(
+    archived: tuple[Installation, str], monkeypatch: pytest.MonkeyPatch, step: str, change: str, told: str
+) -> None:
+    genuine = getattr(side._Side, step)
+
+    async def interfered(self: side._Side, *arguments: Any) -> Any:
+        async with self._connect() as connection:
+            await connection.execute(change)
+        return await genuine(self, *arguments)
+
+    monkeypatch.setattr(side._Side, step, interfered)
+    with pytest.raises((SourceError, StageFailed), match=told):
         await beside(archived, "shop.orders")
     assert SIDE not in await archived[0].databases()
 
@@ -270,6 +301,40 @@ async def test_what_a_crash_left_is_removed_at_the_next_start(
     assert SIDE not in await installation.databases()
 
 
+@pytest.mark.usefixtures("live")
+async def test_what_cannot_be_removed_again_is_told_and_a_rollback_goes_on_with_it(
+    archived: tuple[Installation, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation = archived[0]
+
+    async def fails(*_: Any, **__: Any) -> None:
+        raise SourceError("planned")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("service.restore_table.Journal.remove", fails)
+        with pytest.raises(
+            SwapFailed, match=r"failed \(planned\), and what was begun could not be removed: planned"
+        ) as caught:
+            await beside(archived, "shop.orders")
+    assert "deviceon-backup rollback" in caught.value.hint
+    assert await installation.rollback() == archived[1]
+    assert SIDE not in await installation.databases()
+
+
+@pytest.mark.usefixtures("live")
+async def test_a_server_that_does_not_answer_refuses_tables_before_anything_is_made(
+    archived: tuple[Installation, str], tmp_path: Path
+) -> None:
+    installation, name = archived
+    [source] = installation.config.sources
+    away = installation.config.model_copy(update={"sources": [source.model_copy(update={"host": str(tmp_path)})]})
+    with pytest.raises(RestoreRefused) as refused:
+        await restore_tables(
+            away, name, database=LIVE, tables=["shop.orders"], into=SIDE, progress=installation.progress()
+        )
+    assert [obstacle.code for obstacle in refused.value.obstacles] == ["SERVER_UNREACHABLE"]
+
+
 def test_the_command_tells_how_rows_are_copied_back(archived: tuple[Installation, str], tmp_path: Path) -> None:
     installation, name = archived
     server = installation.server
@@ -300,3 +365,15 @@ def test_a_table_is_named_with_its_schema_or_lies_in_public() -> None:
     assert named("shop.orders") == ("shop", "orders")
     assert named("orders") == ("public", "orders")
     assert named("shop.a.b") == ("shop", "a.b")
+    for text in ("", ".", ".orders", "shop."):
+        with pytest.raises(ConfigError, match="is no name of a table") as caught:
+            named(text)
+        assert caught.value.hint == "Write SCHEMA.TABLE."
+
+
+def test_a_database_that_several_sources_have_is_taken_from_the_one_that_is_named() -> None:
+    found = [StoredSource(name=name, type="postgresql", facts={}, streams=[]) for name in ("one", "two")]
+    assert _only_one(found[1:], "app") is found[1]
+    with pytest.raises(ConfigError, match="several sources have a database 'app': one, two") as caught:
+        _only_one(found, "app")
+    assert caught.value.hint == "Say which with --source."

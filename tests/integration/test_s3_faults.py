@@ -30,7 +30,13 @@ from storage_backends import (
 from storage_backends.s3 import S3Backend
 from tests import s3_servers
 from tests.s3_proxy import WHILE, Asked, HttpFault, S3Proxy
+from tests.scoreboard import counted
+from tests.sizes import SEED, size
 from tests.tcp_proxy import Fault, TcpProxy
+
+LOST_ANSWERS = size("LOST_ANSWERS", 1)
+STORM = size("STORM", 4)
+"""Objects that are put, refused and read while a third of all requests fail."""
 
 MIB = 1 << 20
 CONTENT = os.urandom(12 * MIB)
@@ -169,7 +175,7 @@ async def test_a_slow_line_is_not_taken_for_a_stalled_one() -> None:
 
 @pytest.mark.parametrize("amazon", [False, True])
 async def test_a_storm_of_errors_on_a_third_of_all_requests_is_survived(record_property: Any, *, amazon: bool) -> None:
-    dice = random.Random(4)
+    dice = random.Random(SEED)
     faults = [
         HttpFault("answer", lambda _: dice.random() < 0.1, status, code, times=10**6)
         for status, code in ((500, "InternalError"), (503, "ServiceUnavailable"), (503, "SlowDown"))
@@ -179,19 +185,24 @@ async def test_a_storm_of_errors_on_a_third_of_all_requests_is_survived(record_p
         S3Proxy(upstream, faults) as proxy,
         opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint)) as target,
     ):
-        for number in range(4):
-            content = CONTENT[: (number + 1) * 3 * MIB]
+        for number in range(STORM):
+            content = CONTENT[: (number % 4 + 1) * 3 * MIB]
             await target.put(f"object{number}", pieces(content))
             with pytest.raises(ObjectExists):
                 await target.put(f"object{number}", pieces(content))
             assert await read(target, f"object{number}") == content
-        assert len(await keys(target)) == 4
+        assert len(await keys(target)) == STORM
         await target.delete("object0")
-        assert await keys(target) == ["object1", "object2", "object3"]
+        assert "object0" not in await keys(target)
+        assert len(await keys(target)) == STORM - 1
         assert await target.sweep(datetime.now(UTC) + timedelta(minutes=1)) == 0
-    record_property("counted", f"{sum(fault.hits for fault in faults)} of {len(proxy.asked)} requests refused")
+    refused = sum(fault.hits for fault in faults)
+    record_property(
+        "counted", counted(len(proxy.asked), seed=SEED, refused=refused, let_through=len(proxy.asked) - refused)
+    )
 
 
+@pytest.mark.parametrize("again", range(LOST_ANSWERS))
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("amazon", [False, True])
 @pytest.mark.parametrize("kind", ["lose", "answer-after"])
@@ -200,7 +211,7 @@ async def test_a_storm_of_errors_on_a_third_of_all_requests_is_survived(record_p
     [("CompleteMultipartUpload", 12 * MIB), ("PutObject", MIB), ("UploadPart", 12 * MIB)],
 )
 async def test_a_lost_answer_or_an_error_after_success_is_one_object_reported_once(
-    operation: str, size: int, kind: str, *, amazon: bool, overwrite: bool
+    operation: str, size: int, kind: str, again: int, *, amazon: bool, overwrite: bool
 ) -> None:
     upstream = s3_servers.amazon() if amazon else s3_servers.ceph().endpoint
     async with (
@@ -292,6 +303,33 @@ async def test_a_part_that_the_line_corrupted_is_sent_again() -> None:
     assert proxy.corrupted == 2
 
 
+@pytest.mark.parametrize(
+    ("operation", "which"),
+    [
+        ("PutObject", 0),
+        ("PutObject", 1),
+        ("CreateMultipartUpload", 0),
+        ("UploadPart", 0),
+        ("CompleteMultipartUpload", 0),
+        ("AbortMultipartUpload", 0),
+        ("DeleteObject", 0),
+    ],
+)
+async def test_cancelled_while_the_endpoint_is_tried_leaves_nothing(operation: str, which: int) -> None:
+    asked, met = asyncio.Event(), 0
+
+    def noticed(request: Asked) -> bool:
+        nonlocal met
+        matches = request.operation == operation and request.path.endswith(".probe")
+        met += matches
+        if matches and met == which + 1:
+            asked.set()
+            return True
+        return False
+
+    await _cancelled_at(noticed, asked, s3_servers.ceph().endpoint, CONTENT)
+
+
 @pytest.mark.parametrize("amazon", [False, True])
 @pytest.mark.parametrize(
     ("operation", "size"),
@@ -309,11 +347,16 @@ async def test_cancelled_while_the_server_begins_or_publishes_leaves_nothing(
             asked.set()
         return matches
 
+    await _cancelled_at(noticed, asked, upstream, CONTENT[:size])
+
+
+async def _cancelled_at(noticed: Callable[[Asked], bool], asked: asyncio.Event, upstream: str, content: bytes) -> None:
+    """Cancel a put when `asked`, while the server takes its time for what is `noticed`; nothing may be left."""
     async with (
         S3Proxy(upstream, [HttpFault("slow", noticed)]) as proxy,
         opened(s3_servers.ceph_options(endpoint_url=proxy.endpoint)) as target,
     ):
-        task = asyncio.create_task(target.put("object", pieces(CONTENT[:size])))
+        task = asyncio.create_task(target.put("object", pieces(content)))
         await asked.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -354,8 +397,9 @@ async def test_the_server_stopped_is_not_waited_for_without_end() -> None:
     with CephServer() as server:
         server.create_bucket("bucket")
         options = own_options(server)
-        async with opened(options | {"timeout": 1, "retry_seconds": 1}, bucket="bucket") as target:
-            await target.put("object", pieces(b"x"))
+        impatient = options | {"timeout": 1, "retry_seconds": 1}
+        async with opened(options, "at", "bucket") as patient, opened(impatient, "at", "bucket") as target:
+            await patient.put("object", pieces(b"x"))
             os.kill(server.pid("ceph-osd"), 19)  # SIGSTOP: the gateway takes requests and waits
             async with asyncio.timeout(100):
                 for work in (
@@ -366,7 +410,7 @@ async def test_the_server_stopped_is_not_waited_for_without_end() -> None:
                     with pytest.raises(TargetUnavailable):
                         await work()
             os.kill(server.pid("ceph-osd"), 18)
-            assert (await target.stat("object")).size == 1
+            assert (await patient.stat("object")).size == 1
 
 
 async def test_nobody_listening_is_said_soon() -> None:

@@ -12,10 +12,13 @@ from typing import Any, NoReturn
 import pytest
 
 from service import jobs as jobs_module
+from service import measuring
 from service import serve as serve_module
 from service.app import App
+from service.cli.commander import commanding
 from service.client import Client
 from service.config import SystemBackup, TargetSettings
+from service.errors import ConfigError
 from service.job import Job
 from service.progress import Progress
 from service.serve import _Service
@@ -96,7 +99,7 @@ async def test_what_goes_wrong_unexpectedly_beside_the_jobs_is_logged_and_tried_
 
     async with serving(place) as (app, running, _):
         with monkeypatch.context() as defect:
-            defect.setattr(_Service, "_measure", broken)
+            defect.setattr(measuring, "_target", broken)
             defect.setattr(type(app.scheduler), "_look_at_the_clock", broken)
             app.scheduler.wake()
             await until(lambda: caplog.text.count("looking after the target went wrong unexpectedly") > 1)
@@ -133,6 +136,19 @@ async def test_a_configuration_that_contradicts_what_is_stored_is_not_taken(
         assert app.file is before
         stop.set()
         await running
+
+
+async def test_a_wrong_option_is_told_in_the_same_words_with_and_without_a_service(place: Place) -> None:
+    told = []
+    async with serving(place):
+        for here in (False, True):
+            async with commanding(place.file, place.file.service.socket, here=here) as commander:
+                with pytest.raises(ConfigError) as refused:
+                    await commander.call("job.list", limit=0)
+            told.append((str(refused.value), refused.value.hint))
+    assert told[0] == told[1]
+    assert "limit" in told[0][0]
+    assert "job.list" not in told[0][0]
 
 
 async def test_history_is_not_forgotten_while_the_clock_is_in_doubt(

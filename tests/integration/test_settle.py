@@ -12,8 +12,10 @@ import pytest
 
 from service import restore as restore_recipe
 from service.app import App
+from service.config_sources import PostgresqlSettings
+from service.drill import UNFINISHED, NotTidied
 from service.errors import JobRefused, RestoreError
-from service.journal import journals
+from service.journal import Journal, journals
 from service.ledger import Evidence, Intent
 from service.progress import Progress
 from service.settle import SettleResult, settle
@@ -222,6 +224,19 @@ async def test_settling_waits_while_another_job_runs(place: Place, app: App) -> 
     with only_job(place.state_dir, "a backup"), pytest.raises(JobRefused, match="a backup"):
         await settled(place, app)
     assert await settled(place, app) == SettleResult(verified=[name])
+
+
+async def test_a_drill_whose_server_is_away_keeps_no_archive_from_being_proven(place: Place, app: App) -> None:
+    name = await crashed_after_publishing(place, app)
+    drill = Journal.begin(place.state_dir, archive=name, started="2026-03-02T12:00:00+00:00", folder=UNFINISHED)
+    drill.add("postgresql", PostgresqlSettings(host=str(place.root)).model_dump(mode="json"), [])
+    await drill.save()
+    with pytest.raises(NotTidied, match="could not be dropped"):
+        await settled(place, app)
+    assert await evidence(app, place, name) == "verified"
+    assert len(journals(place.state_dir, folder=UNFINISHED)) == 1
+    drill.path.unlink()
+    assert await settled(place, app) == SettleResult()
 
 
 async def interrupted_restore(place: Place, archive: str) -> None:

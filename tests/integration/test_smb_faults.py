@@ -26,12 +26,14 @@ from tests.conformance.target_place import SmbPlace, smb_place
 from tests.fault_proxy_smb import ANSWER, REQUEST, Direction, Fault, FaultProxy
 from tests.integration import smb_writer
 from tests.integration.local_writer import start_server
+from tests.scoreboard import counted
+from tests.sizes import SEED, size
 from tests.tracing import attached
 
 MIB = 1 << 20
 TIMEOUT = 20.0
 SHORT = 1.0
-KILLS = 25
+KILLS = size("SMB_KILLS", 25)
 CONTENT = b"".join(b"%015d\n" % number for number in range(200_000))  # 3.2 MB, no two blocks alike
 
 
@@ -282,11 +284,14 @@ async def test_a_server_killed_meanwhile_ends_the_put_and_serves_again_after_its
         assert "reached" in caught.value.hint
 
 
-def test_a_client_killed_at_any_moment_leaves_whole_objects_only(place: SmbPlace) -> None:
+def test_a_client_killed_at_any_moment_leaves_whole_objects_only(
+    place: SmbPlace, record_property: Callable[[str, object], None]
+) -> None:
     start_server()
     context = get_context("forkserver")
-    chance = random.Random(7)
+    chance = random.Random(SEED)
     said: list[str] = []
+    stored = 0
     for _ in range(KILLS):
         here, there = context.Pipe(duplex=False)
         process = context.Process(target=smb_writer.store_for_ever, args=(place.url, place.options, there))
@@ -307,11 +312,13 @@ def test_a_client_killed_at_any_moment_leaves_whole_objects_only(place: SmbPlace
             content = (place.directory / name).read_bytes()
             assert content == (b"x" if name == "warm" else smb_writer.content())
             (place.directory / name).unlink()
+        stored += len(said)
         said.clear()
     left = len(names(place))
     removed = asyncio.run(swept_after_a_while(place, left))
     assert removed == left
     assert names(place) == []
+    record_property("counted", counted(KILLS, seed=SEED, kills=KILLS, objects_reported=stored, hidden_and_swept=left))
 
 
 async def swept_after_a_while(place: SmbPlace, left: int) -> int:

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from tpm2_pytss import TPM2B_PUBLIC, TPMA_OBJECT, TPMT_PUBLIC  # type: ignore[import-untyped]
 
 from demo.software_tpm import SoftwareTpm
-from service.errors import TpmUnavailable, WrongTpm
+from service.errors import TpmCleared, TpmUnavailable, WrongTpm
 from service.sealing.slots import try_slots
-from service.sealing.tpm import TpmGate, TpmIdentity, TpmRecipient, describe, read_pin
+from service.sealing.tpm import TpmGate, TpmIdentity, TpmRecipient, describe, parents, read_pin
 from service.sealing.tpm.chip import Chip
 from service.sealing.tpm.faults import TpmLockout, TpmOwnerPassword
-from service.sealing.tpm.public_area import fingerprint, name_of
-from tests.integration.tpm_wire import Tools, wired
+from service.sealing.tpm.parents import choose_parent
+from service.sealing.tpm.public_area import SIGNING_ATTRIBUTES, BadPublicArea, fingerprint, name_of
+from tests.integration.tpm_wire import CREATE_PRIMARY, Plan, Tools, TpmWire, wired
+from tests.tpm_areas import slot as made_slot
+from tests.tpm_areas import storage
 
 T = TypeVar("T")
 
 ARCHIVE = bytes(16)
 PASSWORD = "a long owner password"
-
-
-@pytest.fixture
-def tools(software_tpm: SoftwareTpm, tmp_path: Path) -> Tools:
-    return Tools(software_tpm.tcti, tmp_path)
 
 
 def zeros(tools: Tools, size: int, *, parts: int) -> str:
@@ -93,6 +91,56 @@ async def test_a_signing_key_in_the_place_of_a_storage_key_is_passed_over(
     key, slot = await sealed(TpmGate(software_tpm.tcti))
     assert slot["parent"] == "derived"
     assert await TpmIdentity(TpmGate(software_tpm.tcti)).unwrap(slot, ARCHIVE) == key
+
+
+async def test_behind_a_signing_key_a_storage_key_is_found(tpm: SoftwareTpm, tools: Tools) -> None:
+    attributes = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|sign|restricted"
+    tools.persist("0x81000002", "-G", "ecc")
+    tools("evictcontrol", "-C", "o", "-c", "0x81000001")
+    tools.persist("0x81000001", "-G", "ecc:ecdsa:null", "-a", attributes)
+    assert (await TpmGate(tpm.tcti).run(choose_parent)).origin == "0x81000002"
+
+
+async def test_what_is_derived_must_be_a_storage_key(
+    software_tpm: SoftwareTpm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    area = TPMT_PUBLIC.parse("ecc256:ecdsa-sha256:null", objectAttributes=TPMA_OBJECT(SIGNING_ATTRIBUTES))
+    monkeypatch.setattr(parents, "default_template", lambda: TPM2B_PUBLIC(publicArea=area))
+    with pytest.raises(BadPublicArea, match="no storage key"):
+        await TpmGate(software_tpm.tcti).run(choose_parent)
+
+
+def first_derivation(wire: TpmWire, failure: int) -> Plan:
+    return lambda _, code: failure if code == CREATE_PRIMARY and wire.commands.count(code) == 1 else None
+
+
+async def test_of_two_keys_that_a_lockout_would_stop_the_first_is_used_and_only_where_deriving_is_refused(
+    software_tpm: SoftwareTpm, tools: Tools
+) -> None:
+    for handle in ("0x81000001", "0x81000002"):
+        tools("createprimary", "-C", "o", "-c", "primary", "-G", "ecc")  # without noDA, tpm2-tools' own choice
+        tools("evictcontrol", "-C", "o", "-c", "primary", handle)
+    with wired(software_tpm) as wire:
+        for failure, origin in ((0x920, "derived"), (0x9A2, "0x81000001")):  # NV_RATE: it wants to be asked again
+            wire.commands.clear()
+            wire.plan = first_derivation(wire, failure)
+            assert (await TpmGate(wire.tcti).run(choose_parent)).origin == origin
+
+
+async def test_a_kind_of_storage_key_that_this_tpm_has_not_is_another_tpms(tpm: SoftwareTpm) -> None:
+    unknown_curve = storage().replace(bytes.fromhex("00430010 0003"), bytes.fromhex("00430010 00ff"))
+    with pytest.raises(WrongTpm):
+        await TpmIdentity(TpmGate(tpm.tcti)).unwrap(made_slot(parent=unknown_curve), ARCHIVE)
+
+
+async def test_a_storage_key_is_found_by_its_second_template_where_the_first_is_refused(
+    tpm: SoftwareTpm, tools: Tools
+) -> None:
+    key, slot = await sealed(TpmGate(tpm.tcti))
+    tools("evictcontrol", "-C", "o", "-c", "0x81000001")  # it was derived from an empty `unique`
+    with wired(tpm) as wire:
+        wire.plan = first_derivation(wire, 0x2D5)
+        assert await TpmIdentity(TpmGate(wire.tcti)).unwrap(slot, ARCHIVE) == key
 
 
 async def test_a_storage_key_that_a_lockout_would_stop_is_used_only_when_no_other_can_be_had(
@@ -198,7 +246,7 @@ class Counting(TpmGate):
 
 
 async def test_slots_of_other_tpms_do_not_keep_this_one_busy_for_hours(software_tpm: SoftwareTpm, tools: Tools) -> None:
-    tools.persist("0x81000001", "-G", "rsa")
+    tools.persist("0x81000001", "-G", "ecc")
     gate = Counting(software_tpm.tcti)
     key, slot = await sealed(gate)
     public = bytes.fromhex(str(slot["srk_public"]))
@@ -216,7 +264,11 @@ async def test_slots_of_other_tpms_do_not_keep_this_one_busy_for_hours(software_
         assert attempt.data_key == key
         assert gate.runs == most
     gate.runs = 0
-    attempt = await try_slots(others, [TpmIdentity(gate)], ARCHIVE, belongs=bool)
+    identity = TpmIdentity(gate)
+    attempt = await try_slots(others, [identity], ARCHIVE, belongs=bool)
     assert attempt.data_key is None
     assert len(attempt.reasons) == len(others)
+    for asked, told in ((1, 1), (39, 0)):  # one that was looked for, and one that was not any more
+        with pytest.raises(TpmCleared, match=str(others[told]["fingerprint"])):
+            await identity.unwrap(others[asked], ARCHIVE)
     assert gate.runs == 16

@@ -15,15 +15,9 @@ from demo.software_tpm import SoftwareTpm
 from service.errors import DamagedSlot, TpmCleared, WrongTpm
 from service.sealing.tpm import TpmGate, TpmIdentity, TpmRecipient, read_pin
 from service.sealing.tpm.public_area import fingerprint, name_of
+from tests.integration.tpm_slots import ARCHIVE, a_slot
 from tests.integration.tpm_wire import LOAD, Tools, wired
-
-ARCHIVE = bytes(16)
-
-
-async def a_slot(tcti: str) -> tuple[bytes, dict[str, Any]]:
-    gate = TpmGate(tcti)
-    key = secrets.token_bytes(32)
-    return key, dict(await TpmRecipient(gate, await read_pin(gate)).wrap(key, ARCHIVE))
+from tests.scoreboard import counted
 
 
 def flipped(text: str, at: int) -> str:
@@ -37,14 +31,14 @@ async def test_every_flipped_byte_is_a_damaged_slot(
     software_tpm: SoftwareTpm, tmp_path: Path, member: str, record_property: Callable[[str, object], None]
 ) -> None:
     Tools(software_tpm.tcti, tmp_path).persist("0x81000001", "-G", "ecc")  # else each try derives the key again
-    key, slot = await a_slot(software_tpm.tcti)
+    key, slot = await a_slot(TpmGate(software_tpm.tcti))
     identity = TpmIdentity(TpmGate(software_tpm.tcti))
     for at in range(len(slot[member]) // 2):
         with pytest.raises(DamagedSlot) as caught:
             await identity.unwrap(slot | {member: flipped(slot[member], at)}, ARCHIVE)
         assert "key slot" in str(caught.value)
     assert await identity.unwrap(slot, ARCHIVE) == key
-    record_property("counted", f"{len(slot[member]) // 2} flips, all refused")
+    record_property("counted", counted(len(slot[member]) // 2, refused=len(slot[member]) // 2))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +61,7 @@ async def test_every_flipped_byte_is_a_damaged_slot(
     ],
 )
 async def test_a_slot_of_another_shape_is_damaged(software_tpm: SoftwareTpm, change: dict[str, object]) -> None:
-    _, slot = await a_slot(software_tpm.tcti)
+    _, slot = await a_slot(TpmGate(software_tpm.tcti))
     with wired(software_tpm) as wire:
         with pytest.raises(DamagedSlot, match="the archive's TPM key slot is damaged"):
             await TpmIdentity(TpmGate(wire.tcti)).unwrap(slot | change, ARCHIVE)
@@ -76,22 +70,22 @@ async def test_a_slot_of_another_shape_is_damaged(software_tpm: SoftwareTpm, cha
 
 @pytest.mark.parametrize("member", ["srk_name", "srk_public", "private", "public", "parent", "fingerprint"])
 async def test_a_slot_without_a_member_is_damaged(software_tpm: SoftwareTpm, member: str) -> None:
-    _, slot = await a_slot(software_tpm.tcti)
+    _, slot = await a_slot(TpmGate(software_tpm.tcti))
     del slot[member]
     with pytest.raises(DamagedSlot, match=member):
         await TpmIdentity(TpmGate(software_tpm.tcti)).unwrap(slot, ARCHIVE)
 
 
 async def test_an_object_of_the_same_tpm_for_another_archive_opens_nothing_else(software_tpm: SoftwareTpm) -> None:
-    _, first = await a_slot(software_tpm.tcti)
-    _, second = await a_slot(software_tpm.tcti)
+    _, first = await a_slot(TpmGate(software_tpm.tcti))
+    _, second = await a_slot(TpmGate(software_tpm.tcti))
     with pytest.raises(DamagedSlot):
         await TpmIdentity(TpmGate(software_tpm.tcti)).unwrap(first | {"private": second["private"]}, ARCHIVE)
 
 
 @pytest.mark.parametrize("cleared", [0x2, 0x10, 0x12])
 async def test_an_object_that_is_not_fixed_to_its_tpm_never_reaches_it(software_tpm: SoftwareTpm, cleared: int) -> None:
-    _, slot = await a_slot(software_tpm.tcti)
+    _, slot = await a_slot(TpmGate(software_tpm.tcti))
     public = bytearray.fromhex(slot["public"])
     public[9] ^= cleared
     with wired(software_tpm) as wire:
@@ -105,7 +99,7 @@ async def forged(tpm: SoftwareTpm, directory: Path) -> dict[str, Any]:
     public half is enough to make an object outside and have it imported."""
     tools = Tools(tpm.tcti, directory)
     tools.persist("0x81000001", "-G", "ecc")
-    _, slot = await a_slot(tpm.tcti)
+    _, slot = await a_slot(TpmGate(tpm.tcti))
     (directory / "key").write_bytes(secrets.token_bytes(32))
     tools("import", "-C", "0x81000001", "-G", "keyedhash", "-i", "key", "-u", "public", "-r", "private")
     tools("load", "-C", "0x81000001", "-u", "public", "-r", "private", "-c", "loads")  # the TPM itself takes it
@@ -136,13 +130,13 @@ async def test_an_imported_object_that_claims_to_be_fixed_is_refused_by_the_tpm(
 async def test_a_consistent_slot_for_a_storage_key_of_ones_own_is_another_tpm(software_tpm: SoftwareTpm) -> None:
     """An attacker who replaces the storage key consistently only causes a refusal."""
     with SoftwareTpm() as attackers:
-        _, slot = await a_slot(attackers.tcti)
+        _, slot = await a_slot(TpmGate(attackers.tcti))
     with pytest.raises(WrongTpm):
         await TpmIdentity(TpmGate(software_tpm.tcti)).unwrap(slot, ARCHIVE)
 
 
 async def test_a_storage_key_that_cannot_be_a_parent_is_refused(software_tpm: SoftwareTpm) -> None:
-    _, slot = await a_slot(software_tpm.tcti)
+    _, slot = await a_slot(TpmGate(software_tpm.tcti))
     public = bytearray.fromhex(slot["srk_public"])
     public[7] |= 0x04  # sign: a key that also signs what it is given
     name = name_of(bytes(public))
@@ -152,7 +146,7 @@ async def test_a_storage_key_that_cannot_be_a_parent_is_refused(software_tpm: So
 
 
 async def test_a_storage_key_that_no_tpm_understands_is_refused(software_tpm: SoftwareTpm) -> None:
-    _, slot = await a_slot(software_tpm.tcti)
+    _, slot = await a_slot(TpmGate(software_tpm.tcti))
     good = bytes.fromhex(slot["srk_public"])
     identity = TpmIdentity(TpmGate(software_tpm.tcti))
     for at in range(10, len(good)):

@@ -25,6 +25,9 @@ HANG = -3
 Plan = Callable[[int, int], int | None]
 """From the number of a command (from 0) and its code to the response code it fails with; None lets it through."""
 
+Answer = Callable[[bytes, bytes], bytes]
+"""From a command and the TPM's answer to what comes out of the wire."""
+
 
 class TpmWire:
     """A relay in front of `tpm`. `commands` are the codes seen, `seen` is every byte, there and back."""
@@ -33,6 +36,7 @@ class TpmWire:
         self.commands: list[int] = []
         self.seen = bytearray()
         self.plan: Plan = lambda _number, _code: None
+        self.said: Answer = lambda _command, answer: answer
         self._tpm = tpm
         self._let_go = threading.Event()
         self._path = tpm.directory / "wire"
@@ -95,13 +99,26 @@ class TpmWire:
                 return
             if failure in (None, LOSE):
                 tpm.sendall(command)
-                answer = _message(tpm)
+                answer = self.said(command, _message(tpm))
                 if failure == LOSE:
                     return
             else:
                 answer = struct.pack(">HII", 0x8001, 10, failure)
             self.seen += answer
             client.sendall(answer)
+
+
+class TpmClock:
+    """A clock that only the pauses between two tries move on."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        return sum(self.slept)
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
 
 
 class Tools:

@@ -16,6 +16,7 @@ from service.archive.parts import Footer, Header, KeySlots, Manifest
 from service.archive.strict_json import canonical_json, strict_loads
 from service.errors import ArchiveError, CorruptArchive, NotAuthentic, ServiceError
 from service.sealing.suite import ArchiveKeys
+from tests.sizes import examples
 from tests.vectors.second_reader import open_archive, read_second
 from tests.vectors.small import DATA_KEY, STREAMS, Streams, draft, make_manifest, read, sealed_chunk
 
@@ -34,7 +35,7 @@ json_values = st.recursive(
 
 
 @given(streams, st.booleans(), keys, ids)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_archives_come_back_through_both_readers(
     given_streams: Streams, sealed: bool, data_key: bytes, archive_id: bytes
 ) -> None:
@@ -46,7 +47,7 @@ def test_archives_come_back_through_both_readers(
 
 
 @given(st.binary(max_size=5000), st.integers(1, 6))
-@settings(deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_chunks_come_back(raw: bytes, level: int) -> None:
     frame = chunk.compress(raw, level=level)
     assert open_archive.frame_size(frame) == len(raw)
@@ -55,7 +56,7 @@ def test_chunks_come_back(raw: bytes, level: int) -> None:
 
 
 @given(keys, ids, st.binary(max_size=50), u32, u32, st.booleans(), st.binary(max_size=200))
-@settings(deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_sealed_chunks_open_only_where_they_were_sealed(
     data_key: bytes, archive_id: bytes, header: bytes, stream: int, index: int, last: bool, body: bytes
 ) -> None:
@@ -119,7 +120,7 @@ def test_both_readers_judge_json_alike(given_text: str) -> None:
 
 
 @given(st.dictionaries(text, text, max_size=3), st.dictionaries(text, json_values, max_size=3))
-@settings(deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_manifests_come_back(labels: dict[str, str], details: dict[str, Any]) -> None:
     manifest = make_manifest(STREAMS)
     stream = manifest.streams[0].model_copy(update={"labels": labels, "details": details})
@@ -139,7 +140,7 @@ edits = st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 12), st.binary(m
 
 
 @given(st.sampled_from([SEALED, UNSEALED]), edits)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_an_edited_archive_is_the_same_or_is_refused_by_both(
     data: bytes, changes: list[tuple[int, int, bytes]]
 ) -> None:
@@ -155,7 +156,7 @@ def test_an_edited_archive_is_the_same_or_is_refused_by_both(
 
 
 @given(st.binary(max_size=200), st.sampled_from([SEALED, UNSEALED]), st.integers(0, 3000))
-@settings(deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_noise_is_refused_by_both(noise: bytes, data: bytes, cut: int) -> None:
     for bad in (noise, noise + data[cut:] + b"\0", data[:cut] + noise + b"\0" + data[-22:]):
         with pytest.raises(ServiceError):

@@ -16,6 +16,7 @@ from service.pipeline.unpack import ArchiveReader, peek
 from service.progress import Progress
 from storage_backends.local import LocalBackend
 from tests.pipeline_archives import NAME, GivenSnapshot, HeldKey, contents, packed, stream_of
+from tests.sizes import examples
 
 pieces = st.lists(
     st.one_of(st.binary(max_size=40), st.integers(0, 12_000).map(lambda count: random.Random(count).randbytes(count))),
@@ -27,7 +28,7 @@ sources = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(listed=sources, chunk_bytes=st.sampled_from([1000, 4096, 9000]), sealed=st.booleans())
 def test_every_stream_comes_back_byte_for_byte(
     listed: list[tuple[list[list[bytes]], int]], chunk_bytes: int, sealed: bool

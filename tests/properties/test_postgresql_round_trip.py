@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from service.sources.postgresql import catalog, rows
 from service.sources.postgresql.connect import quote_identifier, quote_literal
 from tests.conftest import NewServer
 from tests.recipes import Installation
+from tests.scoreboard import counted
+from tests.sizes import examples
 
 TYPES = """
     CREATE TYPE mood AS ENUM ('sad', 'ok', 'it''s "fine"', '');
@@ -118,7 +122,12 @@ async def round_trip(installation: Installation, sql: str) -> set[str]:
 
 @pytest.mark.parametrize(("kind", "together"), [("binary", True), ("binary", False), ("text", True), ("text", False)])
 def test_rows_of_any_type_come_back_in_both_formats_alone_and_together(
-    kind: str, together: bool, new_postgresql: NewServer, workspace: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    together: bool,
+    new_postgresql: NewServer,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
 ) -> None:
     server: PostgresqlServer = new_postgresql()
     installation = Installation(server, workspace)
@@ -127,9 +136,10 @@ def test_rows_of_any_type_come_back_in_both_formats_alone_and_together(
     if not together:
         monkeypatch.setattr(rows, "_SMALL_BYTES", -1)
     formats: set[str] = set()
+    tried: Counter[str] = Counter()
 
     @settings(
-        max_examples=6,
+        max_examples=examples(6),
         deadline=None,
         database=None,
         phases=[Phase.explicit, Phase.generate],
@@ -137,6 +147,7 @@ def test_rows_of_any_type_come_back_in_both_formats_alone_and_together(
     )
     @given(tables())
     def run(made: list[Made]) -> None:
+        tried.update(databases=1, tables=len(made), rows=sum(len(contents) for _, contents in made))
         formats.update(asyncio.run(round_trip(installation, script(made))))
 
     arrays = [
@@ -147,6 +158,8 @@ def test_rows_of_any_type_come_back_in_both_formats_alone_and_together(
     every: list[Made] = [([kind], [[value] for value in (*values, None)]) for kind, values in sorted(VALUES.items())]
     formats.update(asyncio.run(round_trip(installation, ";\n".join([script(every), *arrays]))))
     run()
+    told = f"random databases: {tried['tables']} tables, {tried['rows']} rows; and one with every value of every type"
+    record_property("counted", counted(tried["databases"], told))
     assert kind in formats
     if kind == "binary":
         assert formats == {"binary", "text"}  # what may not travel in binary does not

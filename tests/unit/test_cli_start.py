@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import resource
@@ -9,9 +10,11 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from service.cli import write_all_of_it
 from service.cli.app import command_line
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +43,10 @@ def test_help_is_shown_under_each_name_of_the_program(name: tuple[str | Path, ..
     assert result.returncode == 0
     assert result.stdout.startswith("Usage: deviceon-backup ")
     assert result.stderr == ""
+
+
+def test_an_option_and_a_command_tell_the_version() -> None:
+    assert run(SCRIPT, "--version").stdout == run(SCRIPT, "version").stdout != ""
 
 
 def test_help_has_every_command_once_with_its_whole_sentence() -> None:
@@ -82,3 +89,34 @@ def test_a_reader_that_leaves_early_is_no_failure_with_a_traceback() -> None:
     result = run("sh", "-c", f"'{SCRIPT}' config reference | head -1; true")
     assert result.stdout == "### Top of the file\n"
     assert "Traceback" not in result.stderr
+
+
+class _CutShort(io.RawIOBase):
+    """A stream that takes ten bytes at a time, as a pipe may."""
+
+    def __init__(self) -> None:
+        self.taken = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.taken += bytes(data[:10])
+        return min(len(data), 10)
+
+
+def test_what_is_printed_arrives_whole_though_python_does_not_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    for mended in (False, True):
+        raw = _CutShort()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, write_through=True))  # type: ignore[type-var]
+        if mended:
+            write_all_of_it()
+        print("x" * 1000, flush=True)
+        assert (raw.taken == b"x" * 1000 + b"\n") is mended
+
+
+def test_stdout_is_left_alone_where_python_buffers_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffered = io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr(sys, "stdout", buffered)
+    write_all_of_it()
+    assert sys.stdout is buffered

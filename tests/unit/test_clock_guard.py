@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -73,3 +74,8 @@ def test_what_is_known_comes_back_as_it_was_told(guard: ClockGuard) -> None:
 
 def test_without_memory_nothing_is_known() -> None:
     assert ClockGuard.from_json(None) == ClockGuard()
+
+
+@pytest.mark.parametrize("value", [{}, {"last_seen": "yesterday", "doubted_since": None}, {"last_seen": 5}, []])
+def test_what_was_remembered_and_cannot_be_read_is_as_if_nothing_was_known(value: dict[str, Any]) -> None:
+    assert ClockGuard.from_json(value) == ClockGuard()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from service import jobs
+from service import allocator, jobs
 from service import jobs as jobs_module
 from service.announcer import Announcer
 from service.config import ServiceSettings
@@ -684,8 +684,47 @@ async def test_a_job_knows_when_it_ran(bench: Bench) -> None:
     assert ended.seconds == 90
 
 
+async def test_memory_that_a_job_has_freed_is_given_back_before_the_next_begins(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun_at_each: list[int] = []
+    monkeypatch.setattr(allocator, "give_back", lambda: begun_at_each.append(len(bench.began)))
+    bench.start()
+    jobs_made = [await bench.submit() for _ in range(2)]
+    for job in jobs_made:
+        await bench.ended(job)
+    await until(lambda: len(begun_at_each) == 2)
+    assert begun_at_each == [1, 2]
+
+
 async def test_values_are_remembered_with_the_job(bench: Bench) -> None:
     await bench.submit(values={"schedule.served": "now"}, scheduled_for=START)
     assert await Values(bench.database).get("schedule.served") == "now"
     (job,) = await bench.jobs.history.jobs(limit=1)
     assert job.scheduled_for == START
+
+
+async def test_a_stop_while_the_last_lines_are_remembered_forgets_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job has done its work: it is at work until its lines are remembered, and then has succeeded."""
+    add, remembering, gate = bench.jobs.history.logs.add, asyncio.Event(), asyncio.Event()
+
+    async def slow(job: str, lines: Any) -> None:
+        remembering.set()
+        await gate.wait()
+        await add(job, lines)
+
+    monkeypatch.setattr(type(bench.jobs.history.logs), "add", staticmethod(slow))
+    monkeypatch.setattr(jobs, "LOOK_SECONDS", 60)  # however slow this machine is, the lines are the last ones
+    working = bench.start()
+    job = await bench.submit()
+    await remembering.wait()
+    active = bench.jobs.active
+    working.cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.wait({working})
+    found = await bench.jobs.history.job(job.id)
+    assert active is not None and active.id == job.id
+    assert found is not None and found.state == "succeeded"

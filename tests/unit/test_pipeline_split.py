@@ -70,5 +70,14 @@ async def test_a_full_chunk_is_held_back_until_more_is_known() -> None:
 
 
 async def test_buffers_of_different_size_are_refused() -> None:
-    with pytest.raises(ValueError, match="same size"):
-        await anext(split(pieces_of([b"a"]), (bytearray(4), bytearray(5))))
+    for sizes in ((4, 5), (5, 4), (0, 0), (0, 1)):
+        with pytest.raises(ValueError, match="same size"):
+            await anext(split(pieces_of([b"a"]), (bytearray(sizes[0]), bytearray(sizes[1]))))
+
+
+async def test_a_chunk_may_be_as_small_as_a_byte() -> None:
+    seen = [
+        (chunk.index, bytes(chunk.raw), chunk.last)
+        async for chunk in split(pieces_of([b"abc"]), (bytearray(1), bytearray(1)))
+    ]
+    assert seen == [(0, b"a", False), (1, b"b", False), (2, b"c", True)]

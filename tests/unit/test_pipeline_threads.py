@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import pytest
 
 from service.pipeline.ranges import Feed, ahead
-from service.pipeline.threads import Threads, finished, settled
+from service.pipeline.threads import Threads, closing, done_here, finished, settled, start_thread
+from service.processors import processors
 
 
 async def test_a_cancelled_wait_ends_only_when_the_thread_has_let_go() -> None:
@@ -65,6 +67,72 @@ async def test_no_thread_is_left_behind() -> None:
     async with Threads() as threads:
         await finished(threads.start(lambda: None))
     assert threading.active_count() == before
+
+
+async def test_there_are_as_many_threads_as_processors_and_so_many_more() -> None:
+    async with Threads() as threads, Threads(more=2) as more:
+        assert (threads.count, more.count) == (processors(), processors() + 2)
+        together = threading.Barrier(more.count)
+        await asyncio.gather(*(finished(more.start(lambda: together.wait(10))) for _ in range(more.count)))
+        name = await finished(threads.start(lambda: threading.current_thread().name))
+    assert name.startswith("pipeline"), "what tests look for, so that no thread is left behind"
+
+
+async def test_work_in_the_loops_own_threads_and_work_done_at_once_end_alike() -> None:
+    def fail() -> None:
+        raise LookupError("inside")
+
+    here = threading.get_ident()
+    assert await finished(start_thread(threading.get_ident)) != here
+    assert done_here(threading.get_ident).done()
+    assert await finished(done_here(threading.get_ident)) == here
+    for failed in (start_thread(fail), done_here(fail)):
+        with pytest.raises(LookupError, match="inside"):
+            await finished(failed)
+
+
+async def test_what_goes_wrong_in_work_that_is_only_settled_is_not_reported_as_forgotten() -> None:
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
+
+    def fail() -> None:
+        raise LookupError("inside")
+
+    cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    cancelled.cancel()
+    failed = done_here(fail)
+    await settled(failed, cancelled, done_here(lambda: None))
+    del failed, cancelled
+    gc.collect()
+    assert reported == []
+
+
+async def test_what_can_be_closed_is_closed_and_what_cannot_is_let_go() -> None:
+    closed: list[str] = []
+
+    async def generator() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+        finally:
+            closed.append("generator")
+
+    class Plain:
+        def __aiter__(self) -> AsyncIterator[int]:
+            return self
+
+        async def __anext__(self) -> int:
+            return 2
+
+    async with closing(generator()) as items:
+        assert await anext(items) == 1
+    assert closed == ["generator"]
+    with pytest.raises(LookupError):
+        async with closing(generator()) as items:
+            assert await anext(items) == 1
+            raise LookupError
+    assert closed == ["generator", "generator"]
+    async with closing(Plain()) as items:
+        assert await anext(items) == 2
 
 
 async def test_reading_ahead_fetches_one_item_while_the_caller_has_another() -> None:

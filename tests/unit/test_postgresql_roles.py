@@ -9,6 +9,7 @@ import pytest
 from service.errors import CorruptArchive
 from service.sources.postgresql.needed import only
 from service.sources.postgresql.roles import (
+    changes,
     database_statements,
     dump_globals,
     load_globals,
@@ -73,6 +74,7 @@ def parameter(name: str, grantee: str | None, **changes: Any) -> dict[str, Any]:
         ('"$user", public', ["$user", "public"]),
         ('"a,b", "say ""hi""" ,c', ["a,b", 'say "hi"', "c"]),
         ('""', [""]),
+        ('"open', ["open"]),
     ],
 )
 def test_a_stored_list_is_split_as_postgresql_wrote_it(stored: str, items: list[str]) -> None:
@@ -134,6 +136,23 @@ def test_privileges_on_parameters_come_back_and_those_of_a_role_about_to_go_are_
         'GRANT SET ON PARAMETER "my"."option" TO "a" WITH GRANT OPTION',
         "RESET ROLE",
     ]
+
+
+def test_a_membership_of_postgresql_16_comes_back_with_its_options() -> None:
+    archived = cluster(role("a"), role("b"), memberships=[membership("a", "b", inherit=False, set=True)])
+    now = cluster(role("a"), role("b"), memberships=[membership("a", "b", inherit=True, set=True)])
+    assert statements(archived, now, keep=[]) == [
+        'REVOKE "a" FROM "b" GRANTED BY "postgres"',
+        'GRANT "a" TO "b" WITH ADMIN FALSE, INHERIT FALSE, SET TRUE GRANTED BY "postgres"',
+    ]
+
+
+def test_passwords_that_cannot_be_seen_are_not_said_to_differ() -> None:
+    unseen = role("a", login=False)
+    del unseen["password"]
+    archived = cluster(role("a", password="SCRAM"), role("new"))
+    assert changes(archived, cluster(unseen)) == {"a": ["attributes"]}
+    assert changes(archived, cluster(role("a"))) == {"a": ["password"]}
 
 
 def test_names_are_quoted_everywhere() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from service.config import ConfigFile
-from service.reset_keep import kept_in
+from service.config import Config, ConfigFile
+from service.reset_keep import keeping, kept_in
+from service.sources.base import StoredSource
 from service.sources.selection import translate
 
 
@@ -52,3 +53,22 @@ def test_what_lies_in_no_tree_cannot_be_kept() -> None:
     }
     with pytest.raises(ValueError, match="lies in no tree"):
         ConfigFile.model_validate(document)
+
+
+def test_a_server_that_only_the_baseline_knows_keeps_nothing_here() -> None:
+    document = {
+        "server": {"version": "1"},
+        "target": {"url": "file:///srv/backup"},
+        "sources": [{"type": "tree", "path": "/opt/d/etc"}],
+        "reset": {"keep": ["*.lic"]},
+    }
+    stored = [
+        StoredSource(name="postgresql", type="postgresql", facts={}, streams=[]),
+        StoredSource(name="grafana", type="tree", facts={"path": "/etc/grafana"}, streams=[]),
+    ]
+    kept = keeping(Config.model_validate(document), stored).sources
+    assert [(each.name, each.exclude) for each in kept if each.type == "tree"] == [
+        ("config", ["*.lic"]),
+        ("grafana", ["*.lic"]),
+    ]
+    assert len(kept) == 2

@@ -289,3 +289,9 @@ def test_a_clock_that_went_back_or_on_by_more_than_a_day_has_jumped(last_seen: d
 
 def test_a_verdict_is_a_plain_value() -> None:
     assert decide([archive(1, NOW, name="x")], policy(keep_last=1), now=NOW) == [Verdict("x", True, ["the newest"])]
+
+
+def test_a_time_that_the_zone_s_calendar_does_not_have_stops_no_retention() -> None:
+    """A forged archive of the first hour of the year 1, west of Greenwich."""
+    archives = [archive(0, datetime(1, 1, 1, tzinfo=UTC)), *one_a_day(3)]
+    assert kept(archives, policy(keep_daily=2), timezone="America/New_York") == [2, 3]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from service.schedule import ScheduleSettings, delay, next_run, preview, previous_run
+from service.schedule import ScheduleSettings, delay, longest_pause, next_run, preview, previous_run
 
 
 def schedule(**keys: Any) -> ScheduleSettings:
@@ -333,3 +333,21 @@ def test_a_preview_has_the_run_that_is_due_but_put_off() -> None:
     assert len(shown) == 3
     assert all(one < other for one, other in pairwise(shown))
     assert preview(plan, shown[0], 2, "a") == shown[1:]
+
+
+@pytest.mark.parametrize(
+    ("plan", "hours"),
+    [
+        (daily("02:00", "UTC"), 24),
+        (daily("02:00", "UTC", jitter=30), 24.5),
+        (daily("12:00", "Europe/Berlin"), 25),
+        (schedule(frequency="weekly", at="02:00", weekdays=["monday", "tuesday"]), 6 * 24),
+        (schedule(frequency="monthly", at="02:00", day=1), 31 * 24),
+        (cron("0 */6 * * 1-5"), 54),
+        (cron("30 2 1 1 *"), 365 * 24),
+    ],
+)
+def test_the_longest_pause_is_that_of_weekends_short_nights_and_long_months(
+    plan: ScheduleSettings, hours: float
+) -> None:
+    assert longest_pause(plan, utc("2026-03-02")) == timedelta(hours=hours)

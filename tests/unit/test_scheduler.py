@@ -218,6 +218,29 @@ async def test_a_missed_run_is_made_up_for_once_within_catch_up_and_told_as_miss
     assert [due for due, _ in life.missed] == ([] if origin else [DUE])
 
 
+async def gaps(life: Life) -> list[tuple[datetime, datetime]]:
+    found = await life.history.gaps.of("backup", NOON - timedelta(days=1))
+    return [(gap.since, gap.until) for gap in found]
+
+
+async def test_what_was_missed_is_remembered_as_a_gap_and_what_came_in_time_or_late_is_not(life: Life) -> None:
+    await life.look_at(DUE)
+    await life.look_at(DUE + timedelta(days=1, hours=5))  # made up for
+    assert await gaps(life) == []
+    await life.look_at(DUE + timedelta(days=4, minutes=1))  # asleep for two days, and just in time again
+    expected = [(DUE + timedelta(days=1), DUE + timedelta(days=3))]
+    assert await gaps(life) == expected
+    await life.look_at(DUE + timedelta(days=9, hours=1))  # the last one is made up for, those before it are not
+    expected.append((DUE + timedelta(days=4), DUE + timedelta(days=8)))
+    assert await gaps(life) == expected
+    life.use(DAILY | {"catch_up": 1})
+    for _ in range(2):
+        await life.look_at(DUE + timedelta(days=11, hours=2))
+        await life.restart()
+    expected.append((DUE + timedelta(days=9), DUE + timedelta(days=11)))
+    assert await gaps(life) == expected
+
+
 async def test_catch_up_of_zero_makes_up_for_nothing(life: Life) -> None:
     life.use(DAILY | {"catch_up": 0})
     await life.scheduler.look()
@@ -454,9 +477,7 @@ async def test_other_jobs_do_not_hold_a_backup_up(life: Life) -> None:
     assert [job.kind for job in life.jobs.waiting] == ["verify", "backup"]
 
 
-async def test_a_run_that_cannot_be_queued_is_tried_again_and_not_forgotten(
-    life: Life, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_run_that_cannot_be_queued_is_tried_again_and_not_forgotten(life: Life) -> None:
     for _ in range(16):
         await life.jobs.submit("verify", {"archive": "x"}, origin="socket")
     with pytest.raises(JobRefused):
@@ -466,18 +487,70 @@ async def test_a_run_that_cannot_be_queued_is_tried_again_and_not_forgotten(
     assert (DUE, "schedule") in await life.due_times()
 
 
-async def test_a_state_that_cannot_be_written_is_looked_at_again_in_a_minute_and_not_at_once(
-    life: Life, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A full disk must not be filled further with one line in the log after the other."""
-    pauses: list[float | None] = []
+async def test_a_run_that_cannot_be_queued_is_told_as_missed_once_however_often_it_is_tried(life: Life) -> None:
+    for _ in range(16):
+        await life.jobs.submit("verify", {"archive": "x"}, origin="socket")
+    for minute in range(3):
+        with pytest.raises(JobRefused):
+            await life.look_at(DUE + timedelta(minutes=minute))
+    assert [due for due, _ in life.missed] == [DUE]
+    with pytest.raises(JobRefused):
+        await life.look_at(DUE + timedelta(days=1))
+    assert [due for due, _ in life.missed] == [DUE, DUE + timedelta(days=1)]
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+    """Note how long the scheduler means to sleep; it sleeps until it is woken."""
+    noted: list[float | None] = []
     timeout = asyncio.timeout
 
-    def noted(seconds: float | None) -> asyncio.Timeout:
-        pauses.append(seconds)
+    def endless(seconds: float | None) -> asyncio.Timeout:
+        noted.append(seconds)
         return timeout(None)
 
-    monkeypatch.setattr(asyncio, "timeout", noted)
+    monkeypatch.setattr(asyncio, "timeout", endless)
+    return noted
+
+
+async def test_with_nothing_due_the_clock_is_still_looked_at_every_minute(
+    life: Life, pauses: list[float | None]
+) -> None:
+    life.use(None)
+    running = asyncio.create_task(life.scheduler.run())
+    while not pauses:
+        await asyncio.sleep(0.001)
+    running.cancel()
+    await asyncio.wait({running})
+    assert pauses == [LONGEST_SLEEP]
+
+
+async def test_a_clock_at_the_end_of_the_calendar_stops_no_later_backup(
+    life: Life, pauses: list[float | None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """No next due time can be told of it, which nobody has planned for."""
+    life.clock.now = datetime(9999, 12, 31, 23, 0, tzinfo=UTC)
+    running = asyncio.create_task(life.scheduler.run())
+    while not pauses:
+        await asyncio.sleep(0.001)
+    assert pauses == [LONGEST_SLEEP]
+    assert "looking at the schedule went wrong unexpectedly" in caplog.text
+    await life.finish()
+    for when in (DUE - timedelta(hours=1), DUE):
+        life.clock.now = when
+        life.scheduler.wake()
+        looks = len(pauses)
+        while len(pauses) == looks:
+            await asyncio.sleep(0.001)
+    running.cancel()
+    await asyncio.wait({running})
+    assert (DUE, "schedule") in await life.due_times()
+
+
+async def test_a_state_that_cannot_be_written_is_looked_at_again_in_a_minute_and_not_at_once(
+    life: Life, pauses: list[float | None]
+) -> None:
+    """A full disk must not be filled further with one line in the log after the other."""
     life.clock.now = DUE
     life.database._connection.execute("PRAGMA query_only = ON")
     running = asyncio.create_task(life.scheduler.run())

@@ -12,7 +12,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from service.errors import NotAuthentic
 from service.sealing import signature
-from service.sealing.signature import PUBLIC_KEY_BYTES, public_key_of, signed_bytes, signer_fingerprint, verify
+from service.sealing.signature import (
+    PUBLIC_KEY_BYTES,
+    is_public_key,
+    public_key_of,
+    signed_bytes,
+    signer_fingerprint,
+    verify,
+)
 
 KEY = ec.derive_private_key(0x5EED, ec.SECP256R1())
 PUBLIC = KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -40,7 +47,9 @@ def test_a_signature_is_bound_to_purpose_and_message_and_key() -> None:
 
 def test_a_message_cannot_be_moved_into_the_purpose() -> None:
     assert signed_bytes("report", b"x") == b"deviceon-backup/v1/report\x00x"
-    for purpose in ("", "Report", "re port", "report\x00", "report\n", "a/b", "x" * 33):
+    for purpose in ("a", "a1-", "x" * 32):
+        assert signed_bytes(purpose, b"") == b"deviceon-backup/v1/" + purpose.encode() + b"\x00"
+    for purpose in ("", "Report", "re port", "report\x00", "report\n", "a/b", "1a", "-a", "x" * 33):
         with pytest.raises(ValueError, match="purpose"):
             signed_bytes(purpose, b"")
 
@@ -54,6 +63,9 @@ def test_only_a_key_of_the_usual_form_is_looked_at() -> None:
         PUBLIC + b"\x00",
         PUBLIC[:-1] + bytes([PUBLIC[-1] ^ 1]),
         spelled.replace(b"\x03\x42\x00", b"\x03"),
+        hybrid(PUBLIC),
+        PUBLIC.replace(P256, bytes.fromhex("06082a8648ce3d030108")),  # a curve that there is not
+        PUBLIC.replace(bytes.fromhex("2a8648ce3d0201"), bytes.fromhex("2a8648ce3d0209")),  # an unknown kind of key
         ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32))
         .public_key()
         .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
@@ -61,9 +73,20 @@ def test_only_a_key_of_the_usual_form_is_looked_at() -> None:
         .public_key()
         .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
     ]
+    assert P256 in PUBLIC
+    assert is_public_key(PUBLIC)
     for key in wrong:
+        assert not is_public_key(key)
         with pytest.raises(NotAuthentic, match="public key"):
             verify(key, "report", b"", signed("report", b""))
+
+
+P256 = bytes.fromhex("06082a8648ce3d030107")
+
+
+def hybrid(public: bytes) -> bytes:
+    """Return another spelling of a key, as long as the usual one, that OpenSSL reads too (SEC 1, 2.3.4)."""
+    return public[:26] + bytes([6 | public[-1] & 1]) + public[27:]
 
 
 def test_a_point_becomes_a_key_only_on_the_curve() -> None:

@@ -11,7 +11,7 @@ from typing import TextIO
 import pytest
 
 from service.progress import Progress
-from service.terminal import duration, plain, reporting, size, status
+from service.terminal import counted, duration, plain, reporting, size, status
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,8 @@ def test_a_terminal_that_went_away_does_not_stop_the_job(terminal: tuple[TextIO,
         progress.say("nobody hears this")
     with pytest.raises(OSError, match="Input/output"):
         stream.close()
+
+
+def test_what_is_counted_has_its_plural() -> None:
+    assert [counted(n, "table") for n in (0, 1, 2, 3154)] == ["0 tables", "1 table", "2 tables", "3,154 tables"]
+    assert counted(2, "policy", "policies") == "2 policies"

@@ -452,6 +452,32 @@ def test_bytes_in_front_behind_or_between_are_refused(data: bytes) -> None:
     refused_by_both(commented, CorruptArchive, match="comment")
 
 
+@pytest.mark.parametrize("names", [["footer.json"], ["keyslots.json", "footer.json"], ["keyslots.json"], []], ids=str)
+def test_an_archive_of_nothing_but_its_parts_is_refused_by_both(names: list[str]) -> None:
+    data = container(
+        [("header.json", make_header(sealed=len(names) > 1).to_bytes()), *((name, b"{}") for name in names)]
+    )
+    with pytest.raises(CorruptArchive, match="lacks"):
+        parse(data)
+    refused_by_both(data)
+
+
+def test_a_directory_that_ends_early_is_refused() -> None:
+    location = zip64.locate_directory(UNSEALED, file_size=len(UNSEALED))
+    directory = UNSEALED[location.offset : location.offset + location.size]
+    for length in (0, 1, 45, 46, location.size - 1):
+        with pytest.raises(CorruptArchive, match="whole"):
+            zip64.parse_directory(directory[:length], location)
+        cut = zip64.DirectoryLocation(location.offset, length, location.entries)
+        with pytest.raises(ArchiveError):
+            zip64.parse_directory(directory[:length], cut)
+    more = zip64.DirectoryLocation(location.offset, location.size, location.entries + 1)
+    with pytest.raises(CorruptArchive, match="cut off"):
+        zip64.parse_directory(directory, more)
+    end = zip64.end_records(entries=more.entries, directory_offset=more.offset, directory_size=more.size)
+    refused_by_both(UNSEALED[:-22] + end, CorruptArchive, match="cut off")
+
+
 def test_bytes_behind_the_last_record_of_the_directory_are_refused() -> None:
     location = zip64.locate_directory(UNSEALED, file_size=len(UNSEALED))
     for more in (b"\0", bytes(46), b"PK\x01\x02" + bytes(42)):

@@ -15,9 +15,15 @@ import pytest
 
 from service.client import Client
 from tests.integration.rpc.service import NOBODY, Raw, connect_as
+from tests.scoreboard import counted
 
 MIB = 1024 * 1024
 STRANGER = NOBODY - 1
+LONGEST = 20.0
+"""Seconds. Whoever waits longer is not answered; on a machine with ten times too much to do it takes some two."""
+
+MOST_MIB = 20
+"""By how much the memory may grow: 8 to 15 by what is let in for a moment, as the tasks take turns."""
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -82,14 +88,16 @@ async def test_memory_stays_and_an_admin_is_answered_whoever_else_comes(
         grown = memory(server, "VmHWM") - before
         for task in background:
             task.cancel()
-    record_property("counted", f"memory grew by {grown:.1f} MiB; an admin was answered within {min(times):.3f} s")
-    assert grown < 10
+    record_property(
+        "counted", counted(1, f"memory grew by {grown:.1f} MiB; an admin was answered within {max(times):.3f} s")
+    )
+    assert grown < MOST_MIB
     assert min(times) < 1
 
 
 async def answered(path: Path) -> float:
     """Return how long it takes an admin to connect and be answered."""
     began = time.monotonic()
-    async with Client.unix(path) as admin:
+    async with asyncio.timeout(LONGEST), Client.unix(path) as admin:
         assert await admin.call("command") == "done"
     return time.monotonic() - began
