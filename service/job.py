@@ -40,6 +40,8 @@ JobOrigin = Literal["schedule", "catch-up", "socket", "command line", "service"]
 _TIMES = ("created", "scheduled_for", "started", "ended")
 
 ENDED: frozenset[JobState] = frozenset({"succeeded", "partial", "failed", "cancelled", "interrupted"})
+ADDING: frozenset[JobKind] = frozenset({"backup", "baseline"})
+"""The jobs that put an archive into every target."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

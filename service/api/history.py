@@ -13,6 +13,7 @@ from service.api import params as p
 from service.api.context import Family
 from service.api.registry import WrongParams, method
 from service.errors import NotFound
+from service.job import ADDING
 from service.schedule import is_timezone
 from service.timeline import Day, days
 
@@ -62,7 +63,7 @@ class HistoryMethods(Family):
             raise WrongParams("history.days: timezone is not a known time zone; give a name such as Europe/Berlin")
         schedule = context.file().system_backup(context.stored.value).schedule
         timezone = params.timezone or (schedule.timezone if schedule else "UTC")
-        kinds = ["backup", "baseline"] if params.kind == "backup" else [params.kind]
+        kinds = sorted(ADDING) if params.kind == "backup" else [params.kind]
         begin = now - timedelta(days=params.count + 1)
         # what was due on the first day may have been made up for long after
         stubs = await context.history.stubs(kinds, begin)

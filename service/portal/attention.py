@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from service.job import ADDING
+
 Kind = Literal["bad", "warn", "info"]
 _ORDER: dict[Kind, int] = {"bad": 0, "warn": 1, "info": 2}
 
@@ -72,7 +74,7 @@ def verdict(
     if any(notice.kind == "bad" for notice in found):
         return Verdict("bad", _("Backups need you now"))
     if proven is None:
-        at_work = info["active"] is not None and info["active"]["kind"] in ("backup", "baseline")
+        at_work = info["active"] is not None and info["active"]["kind"] in ADDING
         return Verdict(
             "new", _("The first backup is at work") if at_work else _("Everything is ready for the first backup")
         )

@@ -8,7 +8,7 @@ from typing import Any, Final, get_args
 from aiohttp import web
 
 from service.client import RemoteError
-from service.job import ENDED, JobKind, JobState
+from service.job import ADDING, ENDED, JobKind, JobState
 from service.portal.plan import LIVE
 from service.portal.portal import Portal
 from service.portal.translation import N_
@@ -47,9 +47,12 @@ def routes(portal: Portal) -> list[web.RouteDef]:
         pending: Any = None
         if job["kind"] in LIVE and job["state"] in ENDED:
             pending = await portal.call(request, "restore.pending")
-        return portal.render(
-            request, "jobs_show.html", status=status, job=job, log=log, error=error, pending=pending, ended=ENDED
-        )
+        places: list[Any] = (job.get("progress") or {}).get("targets") or []
+        if job["kind"] in ADDING and job["state"] not in ENDED and not places:
+            info = await portal.call(request, "system.info")
+            places = [{"url": url, "state": "waiting", "why": ""} for url in info["targets"]]
+        told = {"job": job, "log": log, "error": error, "pending": pending, "places": places, "ended": ENDED}
+        return portal.render(request, "jobs_show.html", status=status, **told)
 
     async def backup(request: web.Request) -> web.StreamResponse:
         return await portal.begin(request, "backup.start")

@@ -7,7 +7,7 @@ from functools import partial
 
 from aiohttp import web
 
-from service.job import ENDED
+from service.job import ADDING, ENDED
 from service.portal.attention import last_proven, notices, verdict
 from service.portal.calendar import calendar
 from service.portal.portal import Portal
@@ -25,7 +25,7 @@ def routes(portal: Portal) -> list[web.RouteDef]:
             portal.call(request, "system.info"),
             portal.call(request, "settings.get"),
             portal.call(request, "history.days"),
-            portal.call(request, "job.list", limit=LOOKED_AT, kinds=["backup", "baseline"], states=sorted(ENDED)),
+            portal.call(request, "job.list", limit=LOOKED_AT, kinds=sorted(ADDING), states=sorted(ENDED)),
         )
         ended = page["jobs"]
         proven = last_proven([*ended, *filter(None, [info["last_success"]])])

@@ -76,7 +76,7 @@ async def test_a_state_that_cannot_be_written_ends_neither_the_service_nor_what_
         database = app.history._database._connection
         database.execute("PRAGMA query_only = ON")
         app.scheduler.wake()
-        await until(lambda: "forgetting old jobs failed" in caplog.text)
+        await until(lambda: "cannot be used: attempt to write a readonly database" in caplog.text)
         assert not running.done()
         gate.set()
         await ended.wait()

@@ -158,6 +158,7 @@ async def test_a_running_backup_shows_how_far_it_is_and_is_cancelled_by_its_butt
                 await asyncio.sleep(0.05)
         page = await visitor.get(f"/jobs/{job['id']}")
         assert "It is at work." in page.words
+        assert f"file://{service.directory}/archives Waiting" in page.words  # its place is there from the start
         overview = await visitor.get("/")
         assert f'href="/jobs/{job["id"]}"' in overview.text
         assert "Back up now" not in overview.words
