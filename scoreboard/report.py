@@ -46,7 +46,7 @@ def _outcome(result: Result | None) -> list[str]:
         return ["", "not run yet", "", ""]
     said = [f"{number:,} {name.replace('_', ' ')}" for name, number in result.outcomes.items()]
     if not said:
-        said = result.told[:_MOST_TOLD]
+        said = list(dict.fromkeys(result.told))[:_MOST_TOLD]
     verdict = "**0 failures**" if result.passed else f"**{len(result.failures) or 'no tests'} FAILED**"
     where = "" if result.tier == "nightly" else f" ({result.tier})"
     return [f"{result.tried:,}{where}", "; ".join([verdict, *said]), str(result.seed), _time(result.seconds)]

@@ -132,13 +132,14 @@ class _There:
         async with contextlib.aclosing(events):
             await anext(events)  # subscribed, so that nothing of the job is missed
             job: dict[str, Any] = await self.call(method, **params, **opening.as_params())
-            active = (await self._client.call("system.info"))["active"]
-            first = (
-                f"; {active['kind']} {active['id']} has to end first" if active and active["id"] != job["id"] else ""
-            )
-            progress.say(f"The service does this as job {job['id']}{first}")
-            ended = asyncio.ensure_future(self._ended(job["id"], events, progress))
+            ended = asyncio.ensure_future(self._followed(job["id"], events, progress))
             return await _or_cancel(ended, self._client.call("job.cancel", id=job["id"]))
+
+    async def _followed(self, identifier: str, events: Any, progress: Progress) -> dict[str, Any]:
+        active = (await self._client.call("system.info"))["active"]
+        first = f"; {active['kind']} {active['id']} has to end first" if active and active["id"] != identifier else ""
+        progress.say(f"The service does this as job {identifier}{first}")
+        return await self._ended(identifier, events, progress)
 
     async def _ended(self, identifier: str, events: Any, progress: Progress) -> dict[str, Any]:
         while True:

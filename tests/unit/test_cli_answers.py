@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from service.cli.commander import _There
+from service.client import Client
+from service.progress import Progress
 from tests.laid_out_service import GONE, ID, INFO, START, LaidOut, Refusal, Turns, a_job, an_event, ended
 
 A, B = "Backup_20261129_0200Z.zip", "Backup_20261129_0300Z.zip"
@@ -372,6 +377,32 @@ def test_a_job_that_was_cancelled_by_another_is_told_as_interrupted(service: Lai
     result = service.run("backup")
     assert result.exit_code == 130
     assert "error: the backup was cancelled" in result.stderr
+
+
+async def test_ctrl_c_between_a_job_s_begin_and_the_next_answer_cancels_it() -> None:
+    asked: list[str] = []
+    hesitating, cancelled = asyncio.Event(), asyncio.Event()
+
+    class Hesitating:
+        async def call(self, method: str, **_: object) -> dict[str, Any]:
+            asked.append(method)
+            if method == "system.info":
+                hesitating.set()
+                await cancelled.wait()
+            elif method == "job.cancel":
+                cancelled.set()
+            return INFO if method == "system.info" else a_job(state="queued")
+
+        async def events(self) -> AsyncIterator[dict[str, Any]]:
+            yield {}
+            await cancelled.wait()
+            yield {"job_id": ID, "type": "job", "data": a_job(ended=START, state="cancelled")}
+
+    command = asyncio.create_task(_There(cast("Client", Hesitating())).job("backup.start", {}, Progress()))
+    await hesitating.wait()
+    command.cancel()
+    await asyncio.wait({command})
+    assert asked == ["backup.start", "system.info", "job.cancel"]
 
 
 def test_a_restore_that_the_service_refuses_lists_what_is_in_its_way(service: LaidOut) -> None:

@@ -92,6 +92,15 @@ def test_the_table_tells_counts_seeds_and_failures_and_leaves_the_text_around_it
         report.filled("no marks", {})
 
 
+def test_what_several_tests_tell_alike_is_said_once() -> None:
+    reports = [
+        {"test": test, "outcome": "passed", "why": "", "counted": [counted(3, words)]}
+        for test, words in (("a", "4 tables"), ("b", "4 tables"), ("c", "5 rows"))
+    ]
+    text = report.filled(f"{report.BEGIN}{report.END}", {"R1": result(reports=reports)})
+    assert "**0 failures**; 4 tables; 5 rows |" in text
+
+
 def test_the_published_table_is_the_one_of_the_published_results() -> None:
     document = (ROOT / "docs/RELIABILITY.md").read_text()
     assert report.filled(document, load(ROOT / "docs/reliability.json")) == document, (
