@@ -37,7 +37,7 @@ Count = Callable[[str, object], None]
 
 FAULTS = os.environ.get("DEVICEON_BACKUP_FAULTS", "6")
 """How many faults are tried in each of restore, rollback and commit, or `all`."""
-KILLS = int(os.environ.get("DEVICEON_BACKUP_POSTGRESQL_KILLS", "10"))
+KILLS = int(os.environ.get("DEVICEON_BACKUP_POSTGRESQL_KILLS", "6"))
 
 pytestmark = pytest.mark.timeout(0 if FAULTS == "all" or int(FAULTS) > 10 or KILLS > 20 else 300)
 

@@ -1,6 +1,6 @@
 """The service is killed at random moments of scheduled runs; what counts is what the next start leaves.
 
-`DEVICEON_BACKUP_KILLS` says how often (a dozen by default; 200 and more for a release).
+`DEVICEON_BACKUP_KILLS` says how often (eight times by default; 200 and more for a release).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.scoreboard import counted
 from tests.service_process import ServiceProcess, idle
 from tests.sizes import SEED
 
-KILLS = int(os.environ.get("DEVICEON_BACKUP_KILLS", "12"))
+KILLS = int(os.environ.get("DEVICEON_BACKUP_KILLS", "8"))
 TARGETS = os.environ.get("DEVICEON_BACKUP_KILL_TARGETS", "local").split(",")
 FACTOR = 60.0
 """The service's clock shows a minute for each second, and a backup is due each minute."""

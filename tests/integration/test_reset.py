@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import yaml
 
 from demo.postgresql_server import PostgresqlServer
 from service.app import opened
+from service.backup import utc_now
 from service.config import Config, read
 from service.errors import NotFound, RestoreRefused, SwapFailed
 from service.ledger import NoLedger
@@ -139,7 +141,8 @@ async def test_it_returns_to_the_baseline_and_keeps_what_belongs_to_the_installa
 
 async def test_a_reset_goes_to_the_baseline_that_its_plan_has_shown_or_nowhere(installed: Server) -> None:
     token = (await plan_reset(installed.config, ledger=NoLedger())).plan.token
-    async with opened(read(installed.config_file)) as app:
+    in_the_next_minute = utc_now() + timedelta(minutes=1)
+    async with opened(read(installed.config_file), clock=lambda: in_the_next_minute) as app:
         job = await app.jobs.run_now("baseline", {"replace": True}, Progress())
         assert job.state == "succeeded", job.error
     with pytest.raises(RestoreRefused, match="not what the plan told"):

@@ -139,7 +139,7 @@ def test_rows_of_any_type_come_back_in_both_formats_alone_and_together(
     tried: Counter[str] = Counter()
 
     @settings(
-        max_examples=examples(6),
+        max_examples=examples(3),
         deadline=None,
         database=None,
         phases=[Phase.explicit, Phase.generate],
