@@ -260,3 +260,22 @@ async def evil_dump(installation: Installation) -> bytes:
     async with tools.child(settings, directory / "pg_dump", argv) as process:
         assert process.stdout is not None
         return (await process.stdout.read()).replace(b"ran.1", b"ran.2")
+
+
+async def test_entries_of_a_dump_are_told_apart_whatever_ends_a_line_in_their_names(
+    own_postgresql: PostgresqlServer,
+) -> None:
+    names = [f"line{end}1; 2 3 end" for end in "\r\n\v\f\x1c\x1d\x1e\x85\u2028\u2029"]
+    for name in names:
+        await own_postgresql.execute(f'CREATE TABLE "{name}" ()')
+    settings = PostgresqlSettings.model_validate(own_postgresql.source_settings(), strict=False)
+    version = (await own_postgresql.fetch("SHOW server_version_num"))[0][0]
+    directory = tools.client_directory(settings, int(version))
+    with tools.anonymous_file("schema") as schema:
+        async for piece in tools.dump(settings, directory, "postgres", tools.dump_options("UTF8")):
+            schema.write(piece)
+        schema.flush()
+        entries = await tools.entries(settings, directory, schema)
+    tables = [entry for entry in entries if tools.is_of(entry, ("TABLE public ",))]
+    assert len(tables) == len(names)
+    assert not [entry for entry in entries if entry.startswith("1; 2 3 end")]

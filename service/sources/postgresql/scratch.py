@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -53,6 +54,17 @@ class Scratch:
         async for piece in self._read(stream):
             file.write(piece)
         file.flush()
+
+    async def _build(self, schema: IO[bytes], entries: Sequence[str], *arguments: str) -> None:
+        """Build those of these entries of the schema that stand on rows: indexes, constraints; several at once.
+
+        Only the indexes of partitions are attached one by one, with nothing beside: of what pg_restore does at once
+        then, PostgreSQL ends some by a deadlock, and now and then leaves the index of the whole invalid though those of
+        all partitions are there. In the order of the entries each comes after what it needs.
+        """
+        for attach, group in itertools.groupby(entries, lambda entry: tools.is_of(entry, ("INDEX ATTACH ",))):
+            at_once = 1 if attach else self._jobs
+            await self._definitions(schema, *arguments, "--section=post-data", f"--jobs={at_once}", only=list(group))
 
     async def _definitions(self, schema: IO[bytes], *arguments: str, only: Sequence[str] | None = None) -> None:
         """Make definitions of the schema that `arguments` of pg_restore choose, or those of its entries `only`."""

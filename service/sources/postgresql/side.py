@@ -7,7 +7,6 @@ and foreign keys to tables whose rows are not there.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +49,6 @@ _WITHOUT = (
     "--no-subscriptions",
     "--no-tablespaces",
 )
-_ENTRY = re.compile(r"[0-9]+; [0-9]+ [0-9]+ (.*)", re.DOTALL)
 _LEFT_OUT = ("FK CONSTRAINT ", "POLICY ", "ROW SECURITY ", "EVENT TRIGGER ", "USER MAPPING ")
 """What refers to roles, acts on its own, or asks for rows that are not there."""
 
@@ -170,7 +168,7 @@ class _Side(Scratch):
         with tools.anonymous_file("schema") as schema:
             await self._write_schema(schemas[0], schema)
             every = await tools.entries(self._settings, self._directory, schema)
-            plain = [line for line in every if not _is(line, _LEFT_OUT)]
+            plain = [line for line in every if not tools.is_of(line, _LEFT_OUT)]
             async with self._connect() as connection:
                 with errors_as_source("preparing an empty database"):
                     await bare_template(connection, self._database)
@@ -183,8 +181,10 @@ class _Side(Scratch):
             self._progress.expected_raw = sum(stream.bytes for stream in (*schemas, *streams))
             await load(name, streams, connect=self._connect, read=self._read, workers=self._jobs, only=wanted)
             self._progress.say("Building indexes and constraints")
-            await self._definitions(schema, *_WITHOUT, "--section=post-data", f"--jobs={self._jobs}", only=plain)
-            told = await self._foreign_keys(schema, [line for line in every if _is(line, _LEFT_OUT[:1])], wanted)
+            await self._build(schema, plain, *_WITHOUT)
+            told = await self._foreign_keys(
+                schema, [line for line in every if tools.is_of(line, _LEFT_OUT[:1])], wanted
+            )
         async with self._connect() as connection:
             with errors_as_source("finishing"):
                 await set_sequences(connection, self._database["sequences"])
@@ -213,7 +213,7 @@ class _Side(Scratch):
         told = []
         starts = tuple(f"FK CONSTRAINT {schema} {table} " for schema, table in wanted)
         for line in lines:
-            if not _is(line, starts):
+            if not tools.is_of(line, starts):
                 continue
             try:
                 await self._definitions(schema, *_WITHOUT, only=[line])
@@ -262,8 +262,3 @@ def _argument(database: str) -> str:
         escaped = database.replace("\\", "\\\\").replace("'", "\\'")
         database = f"dbname='{escaped}'"
     return shlex.quote(database)
-
-
-def _is(line: str, starts: tuple[str, ...]) -> bool:
-    found = _ENTRY.fullmatch(line)
-    return found is not None and found[1].startswith(starts)

@@ -235,7 +235,7 @@ class _Build(Scratch):
             async with self._open("lending rights for indexes") as connection, unseen(connection):
                 take_back = await index_rights.lend(connection, self._database.get("index_functions", ()))
             with self._progress.part("indexes", quiet=True):
-                await self._definitions(schema, "--section=post-data", f"--jobs={self._jobs}")
+                await self._build(schema, await tools.entries(self._settings, self._directory, schema))
         with self._progress.part("statistics", quiet=True):
             await self._finish(take_back)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +20,7 @@ from service.sources.postgresql.connect import STARTUP_SETTINGS
 
 _STDERR_TAIL = 8 * 1024
 _PIECE = 256 * 1024
+_ENTRY = re.compile(r"[0-9]+; [0-9]+ [0-9]+ (.*)", re.DOTALL)
 
 
 def client_directory(settings: PostgresqlSettings, server_version_num: int) -> Path:
@@ -224,7 +226,14 @@ async def entries(settings: PostgresqlSettings, directory: Path, file: IO[bytes]
     async with child(settings, directory / "pg_restore", argv, pass_fds=(file.fileno(),)) as process:
         assert process.stdout is not None
         told = await process.stdout.read()
-    return [line for line in told.decode(errors="surrogateescape").splitlines() if line and not line.startswith(";")]
+    # not splitlines(): a name may hold what is a line's end to Python, and is none to pg_restore
+    return [line for line in told.decode(errors="surrogateescape").split("\n") if line and not line.startswith(";")]
+
+
+def is_of(entry: str, kinds: tuple[str, ...]) -> bool:
+    """Say whether a line of `entries` begins with one of these, behind its numbers: `("INDEX ATTACH ",)`."""
+    found = _ENTRY.fullmatch(entry)
+    return found is not None and found[1].startswith(kinds)
 
 
 async def restore_file(
