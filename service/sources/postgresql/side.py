@@ -57,7 +57,10 @@ Table = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class SideTable:
-    """A table in the side database. `copy_back` is a shell command that appends its rows to the live table."""
+    """A table in the side database. `copy_back` is a shell command that appends its rows to the live table.
+
+    The rows of a partitioned table are those of its partitions, too. A table that inherits is told of by itself.
+    """
 
     schema: str
     table: str
@@ -78,8 +81,8 @@ async def stage(
 ) -> tuple[list[SideTable], list[str]]:
     """Make a database with the rows of `tables` of the one database of `stored`, under a temporary name.
 
-    `Restorer.swap` with this record gives it the name `into`, `Restorer.undo` drops it. Returns the tables, and
-    sentences on what is not as it was. Raises RestoreRefused when `into` is taken, StageFailed, SourceError.
+    `Restorer.swap` with this record gives it the name `into`, `Restorer.undo` drops it. Returns the tables, with those
+    that inherit from them and have rows, and sentences on what is not as it was. Raises RestoreRefused when `into` is taken, StageFailed, SourceError.
     """
     (database,) = stored.facts["databases"]
     streams = [stream for stream in stored.streams if stream.labels.get("database") == database["name"]]
@@ -175,7 +178,9 @@ class _Side(Scratch):
             await self._definitions(schema, *_WITHOUT, "--section=pre-data", only=plain)
             async with self._connect() as connection:
                 with errors_as_source("looking for the tables"):
-                    parts = {table: await self._parts(connection, *table) for table in tables}
+                    parts: dict[Table, list[Table]] = {}
+                    for table in tables:
+                        parts |= await self._parts(connection, *table)
             wanted = {part for found in parts.values() for part in found}
             streams = _with_rows(self._streams, wanted)
             self._progress.expected_raw = sum(stream.bytes for stream in (*schemas, *streams))
@@ -188,25 +193,32 @@ class _Side(Scratch):
         async with self._connect() as connection:
             with errors_as_source("finishing"):
                 await set_sequences(connection, self._database["sequences"])
-                done = [await self._table(connection, *table, parts[table], into) for table in tables]
+                found = [await self._table(connection, *table, parts[table], into) for table in parts]
+        done = [each for each in found if each.rows or (each.schema, each.table) in tables]
         return done, [*told, *self._notes()]
 
-    async def _parts(self, connection: Connection, schema: str, table: str) -> list[Table]:
-        """Return the table and all that inherits from it, its partitions: whatever its rows lie in."""
+    async def _parts(self, connection: Connection, schema: str, table: str) -> dict[Table, list[Table]]:
+        """Return what the rows of a table lie in: a partitioned one's in it and its partitions.
+
+        What inherits from a table that is not partitioned has rows of its own, with columns of its own: it comes, too,
+        after that table.
+        """
         rows = await connection.fetch(
             """WITH RECURSIVE below AS (
                    SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                    WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')
                    UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN below b ON i.inhparent = b.oid)
-               SELECT n.nspname::text, c.relname::text FROM below b JOIN pg_catalog.pg_class c ON c.oid = b.oid
-               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace""",
+               SELECT n.nspname::text, c.relname::text, c.relkind = 'p' FROM below b JOIN pg_catalog.pg_class c ON c.oid = b.oid
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind <> 'f'
+               ORDER BY c.relname = $2 AND n.nspname = $1 DESC, n.nspname, c.relname""",
             schema,
             table,
         )
         if not rows:
             known = tables_of([stream for stream in self._streams if stream.kind in (ROWS, SMALL_TABLES)])
             raise _unknown(self._database["name"], schema, table, known)
-        return [(row[0], row[1]) for row in rows]
+        found = [(row[0], row[1]) for row in rows]
+        return {(schema, table): found} if rows[0][2] else {part: [part] for part in found}
 
     async def _foreign_keys(self, schema: IO[bytes], lines: Sequence[str], wanted: Collection[Table]) -> list[str]:
         """Make those of the wanted tables that hold; return sentences on the others."""
@@ -229,7 +241,8 @@ class _Side(Scratch):
     ) -> SideTable:
         """Compare a table's rows with the manifest, and say how they are copied back."""
         name = qualified(schema, table)
-        rows = await connection.fetchval(f"SELECT count(*) FROM {name}")
+        those = name if len(parts) > 1 else f"ONLY {name}"
+        rows = await connection.fetchval(f"SELECT count(*) FROM {those}")
         sizes = tables_of(_with_rows(self._streams, parts))
         archived = sum(sizes[part].rows for part in parts if part in sizes)
         if rows != archived:
@@ -241,7 +254,7 @@ class _Side(Scratch):
                  AND attgenerated = ''""",
             name,
         )
-        out = f"COPY (SELECT {columns or ''} FROM {name}) TO STDOUT"
+        out = f"COPY (SELECT {columns or ''} FROM {those}) TO STDOUT"
         back = f"COPY {name}{f' ({columns})' if columns else ''} FROM STDIN"
         live = self._database["name"]
         command = f"psql -d {_argument(into)} -c {shlex.quote(out)} | psql -d {_argument(live)} -c {shlex.quote(back)}"
