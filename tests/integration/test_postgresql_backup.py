@@ -13,7 +13,7 @@ import pytest
 
 from demo.compare import diff, fingerprint
 from demo.postgresql_server import PostgresqlServer
-from service.backup import backup
+from service.backup import BackupResult, backup
 from service.catalog import opened
 from service.errors import JobRefused, SourceError, SourceUnavailable
 from service.pipeline import level
@@ -174,7 +174,39 @@ async def test_a_table_changed_between_snapshot_and_lock_is_backed_up_as_it_is_a
     await installation.server.execute(
         "CREATE TABLE small AS SELECT n AS id, 'old' AS text FROM generate_series(1, 3) AS n"
     )
-    session = await installation.server.connect()
+    assert (await backup_meanwhile(installation, change)).rows == rows
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE small ADD more text; UPDATE small SET more = 'new'; ALTER TABLE small DROP text;"
+        "ALTER TABLE small RENAME more TO text",
+        "ALTER TABLE small ALTER id TYPE oid",
+    ],
+)
+async def test_columns_changed_between_snapshot_and_lock_come_back_as_they_are_afterwards(
+    installation: Installation, change: str
+) -> None:
+    async def rows() -> list[str]:
+        query = "SELECT concat_ws(',', id, text) FROM small"
+        return [row[0] for row in await installation.server.fetch(query, database="app")]
+
+    await installation.server.execute("CREATE DATABASE app")
+    await installation.server.execute(
+        "CREATE TABLE small AS SELECT -1 AS id, 'old' AS text, 'pg_class'::regclass AS none_in_binary",
+        database="app",
+    )
+    installation.source = {"include": ["app"]}
+    archive = (await backup_meanwhile(installation, change, database="app")).name
+    now = await rows()
+    await installation.restore(archive)
+    assert await rows() == now
+
+
+async def backup_meanwhile(installation: Installation, change: str, *, database: str = "postgres") -> BackupResult:
+    """Back up while a session changes something, and commits when the backup waits for it."""
+    session = await installation.server.connect(database)
     await session.execute(f"BEGIN; {change}")
     running = asyncio.create_task(installation.backup())
     for _ in range(400):  # until the backup waits for this session
@@ -185,7 +217,7 @@ async def test_a_table_changed_between_snapshot_and_lock_is_backed_up_as_it_is_a
         raise AssertionError("the backup did not wait")
     await session.execute("COMMIT")
     await session.close()
-    assert (await running).rows == rows
+    return await running
 
 
 async def test_a_database_that_is_named_but_not_there_fails_the_backup(installation: Installation) -> None:

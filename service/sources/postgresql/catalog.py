@@ -201,21 +201,21 @@ def _reason_against(database: dict[str, Any]) -> str:
     return ""
 
 
-async def moved(connection: Connection, found: Sequence[Table]) -> list[str]:
-    """Name the tables that were truncated, rewritten, dropped or renamed between the snapshot and the locks.
+async def moved(connection: Connection, now: Connection, found: Sequence[Table]) -> list[str]:
+    """Name the tables that were truncated, rewritten, dropped, renamed or given other columns before they were locked.
 
     Their rows are not to be had under this snapshot: a TRUNCATE or a rewriting ALTER leaves an empty table to those
-    who look from before it. pg_class is read by the snapshot, pg_relation_filenode and to_regclass look at now.
+    who look from before it, and a column that came in the place of one with its name is empty to them. `connection`
+    looks from its snapshot, `now` at what is there.
     """
-    rows = await connection.fetch(
-        """SELECT t.name FROM unnest($1::bigint[], $2::text[]) AS t(oid, name)
-           LEFT JOIN pg_catalog.pg_class c ON c.oid = t.oid::oid
-           WHERE c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(t.oid::oid::regclass)
-              OR pg_catalog.to_regclass(t.name)::oid IS DISTINCT FROM t.oid::oid""",
-        [table.oid for table in found],
-        [table.qualified for table in found],
-    )
-    return [row[0] for row in rows]
+    query = """SELECT c.oid::bigint, ROW(n.nspname, c.relname, c.relfilenode, (
+                   SELECT array_agg(ROW(a.attnum, a.attname, a.atttypid, a.attisdropped)::text ORDER BY a.attnum)
+                   FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0))::text
+               FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+               WHERE c.oid = ANY($1::bigint[]::oid[])"""
+    oids = [table.oid for table in found]
+    then, present = [dict(await each.fetch(query, oids)) for each in (connection, now)]
+    return [table.qualified for table in found if then.get(table.oid) != present.get(table.oid)]
 
 
 async def _database_acl(connection: Connection, oid: int) -> list[dict[str, Any]]:

@@ -144,11 +144,11 @@ async def _hold(settings: PostgresqlSettings, name: str, stack: contextlib.Async
             connection = await mine.enter_async_context(connection_to(settings, name))
             try:
                 with errors_as_source(f"taking a snapshot of database {name!r}"):
-                    held = await _snapshot_of(connection, name)
+                    held = await _snapshot_of(connection, settings, name)
             except _Moved as error:
                 if attempt == _SNAPSHOT_ATTEMPTS:
                     raise SourceError(
-                        f"tables of database {name!r} keep being emptied, rewritten, dropped or renamed: {error}",
+                        f"tables of database {name!r} keep being emptied, altered, dropped or renamed: {error}",
                         hint="Run the backup at another time.",
                     ) from error
                 continue
@@ -161,7 +161,7 @@ class _Moved(Exception):
     """A table is not what the snapshot says any more; the next snapshot will know."""
 
 
-async def _snapshot_of(connection: Connection, name: str) -> _Database:
+async def _snapshot_of(connection: Connection, settings: PostgresqlSettings, name: str) -> _Database:
     await connection.execute(
         f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'"
     )
@@ -173,7 +173,9 @@ async def _snapshot_of(connection: Connection, name: str) -> _Database:
             await connection.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE")
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
         raise _Moved(str(error)) from error
-    if moved := await catalog.moved(connection, tables):
+    async with connection_to(settings, name) as now:
+        moved = await catalog.moved(connection, now, tables)
+    if moved:
         raise _Moved(", ".join(moved))
     facts = {
         "name": name,
