@@ -45,6 +45,10 @@ SQL = """
     CREATE TABLE shop.states (state shop.state, n int) PARTITION BY HASH (state);
     CREATE TABLE shop.states_0 PARTITION OF shop.states FOR VALUES WITH (MODULUS 2, REMAINDER 0);
     CREATE TABLE shop.states_1 PARTITION OF shop.states FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+    CREATE TABLE shop.notes (id int, text text);
+    CREATE TABLE shop.files (name text) INHERITS (shop.notes);
+    CREATE TABLE shop.empty () INHERITS (shop.notes);
+    CREATE TABLE shop.images (width int) INHERITS (shop.files, shop.empty);
     CREATE TABLE shop.big (id int PRIMARY KEY, noise text);
     CREATE VIEW shop.unpaid AS SELECT * FROM shop.orders WHERE state = 'new';
     CREATE MATERIALIZED VIEW shop.total AS SELECT count(*) FROM shop.orders;
@@ -55,6 +59,9 @@ SQL = """
     INSERT INTO shop.log SELECT date '2020-11-01' + n, n::text FROM generate_series(1, 100) AS n;
     INSERT INTO shop.states SELECT CASE WHEN n % 2 = 0 THEN 'new' ELSE 'paid' END::shop.state, n
         FROM generate_series(1, 30) AS n;
+    INSERT INTO shop.notes VALUES (1, 'one'), (2, 'two');
+    INSERT INTO shop.files VALUES (3, 'three', 'a file');
+    INSERT INTO shop.images VALUES (4, 'four', 'an image', 640);
     INSERT INTO shop.big SELECT n, sha512(n::text::bytea)::text FROM generate_series(1, 9000) AS n;
     ALTER TABLE shop.orders OWNER TO table_owner;
     GRANT SELECT ON shop.orders TO table_reader;
@@ -183,6 +190,21 @@ async def test_a_partitioned_table_comes_with_its_partitions_and_a_partition_alo
     await server.execute(f"DROP DATABASE {SIDE}")
     result = await beside(archived, "shop.log_1")
     assert result.tables[0]["rows"] == await count(server, "shop.log") == await count(server, "shop.log_1", LIVE)
+
+
+@pytest.mark.usefixtures("live")
+async def test_what_inherits_from_a_table_is_copied_back_where_its_rows_were(
+    archived: tuple[Installation, str],
+) -> None:
+    server = archived[0].server
+    result = await beside(archived, "shop.notes", "shop.images")
+    before = await fingerprint(server, [LIVE])
+    found = [(each["table"], each["rows"]) for each in result.tables]
+    assert found == [("notes", 2), ("files", 1), ("images", 1)]
+    await server.execute("DELETE FROM shop.notes", database=LIVE)
+    for table in result.tables:
+        subprocess.run(["bash", "-euo", "pipefail", "-c", table["copy_back"]], env=environment_of(server), check=True)
+    assert await fingerprint(server, [LIVE]) == before
 
 
 @pytest.mark.usefixtures("live")

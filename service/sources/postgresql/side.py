@@ -82,7 +82,8 @@ async def stage(
     """Make a database with the rows of `tables` of the one database of `stored`, under a temporary name.
 
     `Restorer.swap` with this record gives it the name `into`, `Restorer.undo` drops it. Returns the tables, with those
-    that inherit from them and have rows, and sentences on what is not as it was. Raises RestoreRefused when `into` is taken, StageFailed, SourceError.
+    that inherit from them and have rows, and sentences on what is not as it was. Raises RestoreRefused when `into` is
+    taken, StageFailed, SourceError.
     """
     (database,) = stored.facts["databases"]
     streams = [stream for stream in stored.streams if stream.labels.get("database") == database["name"]]
@@ -208,7 +209,8 @@ class _Side(Scratch):
                    SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                    WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')
                    UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN below b ON i.inhparent = b.oid)
-               SELECT n.nspname::text, c.relname::text, c.relkind = 'p' FROM below b JOIN pg_catalog.pg_class c ON c.oid = b.oid
+               SELECT n.nspname::text, c.relname::text, c.relkind = 'p'
+               FROM below b JOIN pg_catalog.pg_class c ON c.oid = b.oid
                JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind <> 'f'
                ORDER BY c.relname = $2 AND n.nspname = $1 DESC, n.nspname, c.relname""",
             schema,
