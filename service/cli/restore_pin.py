@@ -52,7 +52,7 @@ def change(shared: Shared, pin_file: Path | None, new_pin_file: Path | None) -> 
     On this machine older archives open with the new PIN too. Where its state directory is lost, each archive opens with
     the PIN that was set when it was made.
     """
-    old = _given(shared, "restore PIN", "Restore PIN now", pin_file)
+    old = _given(shared, "restore PIN", "Restore PIN now", pin_file, "--pin-file")
     call(shared, "pin.change", pin=old, new=_new(shared, new_pin_file))
     _done(shared, "The PIN is changed.")
 
@@ -64,7 +64,7 @@ def change(shared: Shared, pin_file: Path | None, new_pin_file: Path | None) -> 
 @click.pass_obj
 def remove(shared: Shared, pin_file: Path | None) -> None:
     """Make archives without a PIN from now on. Those made with it still ask for it."""
-    call(shared, "pin.remove", pin=_given(shared, "restore PIN", "Restore PIN", pin_file))
+    call(shared, "pin.remove", pin=_given(shared, "restore PIN", "Restore PIN", pin_file, "--pin-file"))
     _done(shared, "Archives made from now on open without a PIN. Keep the PIN as long as archives made with it.")
 
 
@@ -95,13 +95,13 @@ def status(shared: Shared) -> None:
             click.echo(f"the TPM takes {found['tries_left']} more wrong tries before it locks")
 
 
-def _given(shared: Shared, what: str, question: str, file: Path | None, *, confirm: bool = False) -> str:
+def _given(shared: Shared, what: str, question: str, file: Path | None, option: str, *, confirm: bool = False) -> str:
     from service.secret import read_secret  # noqa: PLC0415
 
     found = read_secret(what, file=file, remembered=False)
     if found is not None:
         return found
-    shared.require_somebody("Give --pin-file FILE or --new-pin-file FILE.")
+    shared.require_somebody(f"Give {option} FILE.")
     said: str = click.prompt(question, hide_input=True, confirmation_prompt=confirm, err=True)
     return said
 
@@ -109,7 +109,7 @@ def _given(shared: Shared, what: str, question: str, file: Path | None, *, confi
 def _new(shared: Shared, file: Path | None) -> str:
     from service.sealing.tpm.restore_pin import require_good_pin  # noqa: PLC0415
 
-    new = _given(shared, "new restore PIN", "New restore PIN", file, confirm=True)
+    new = _given(shared, "new restore PIN", "New restore PIN", file, "--new-pin-file", confirm=True)
     require_good_pin(new)
     return new
 

@@ -195,15 +195,19 @@ def _standing(info: Mapping[str, Any], proven: Mapping[str, Any] | None, _: Say)
     drill = info["last_drill"]
     if drill is not None and drill["state"] in ("failed", "partial"):
         error = drill["error"] or {}
-        found.append(
-            Notice(
-                "bad",
-                _("The last drill failed: that archive would not have restored"),
-                error.get("message", ""),
-                error.get("hint", ""),
-                actions=(Action(_("See what happened"), f"/jobs/{drill['id']}"),),
+        see = Action(_("See what happened"), f"/jobs/{drill['id']}")
+        if error.get("code") == "PIN_REQUIRED":
+            found.append(
+                Notice(
+                    "warn",
+                    _("The last drill did not try its archive: it opens with the restore PIN"),
+                    _("Nobody is there to type it when a drill starts by schedule. Start one yourself."),
+                    actions=(Action(_("Go to the drills"), "/drills"), see),
+                )
             )
-        )
+        else:
+            title = _("The last drill failed: that archive would not have restored")
+            found.append(Notice("bad", title, error.get("message", ""), error.get("hint", ""), actions=(see,)))
     elif drill is None and proven is not None:
         found.append(
             Notice(

@@ -10,9 +10,12 @@ from __future__ import annotations
 import base64
 import json
 import sys
+import time
 from typing import Any
 
 import pyrage  # type: ignore[import-untyped]
+
+TIMINGS, PAUSE_SECONDS = 8, 0.25
 
 
 class _Silent:
@@ -49,7 +52,7 @@ def plugin_recipient(text: str) -> Any:
 def _step(asked: dict[str, Any]) -> bytes:
     data = base64.b64decode(asked["data"])
     if asked["what"] == "passphrase":
-        return bytes(pyrage.passphrase.decrypt(data, asked["passphrase"]))
+        return _by_passphrase(data, asked["passphrase"])
     if asked["what"] == "protect":
         return bytes(pyrage.passphrase.encrypt(data, asked["passphrase"], armored=True))
     if asked["what"] == "encrypt":
@@ -57,6 +60,21 @@ def _step(asked: dict[str, Any]) -> bytes:
     native, plugin = pyrage.x25519.Identity.from_str, plugin_identity
     whom = [native(text) if text.startswith("AGE-SECRET-KEY-1") else plugin(text) for text in asked["identities"]]
     return bytes(pyrage.decrypt(data, whom))
+
+
+def _by_passphrase(data: bytes, passphrase: str) -> bytes:
+    """Decrypt; when that takes too much work, only after some looks at how fast this machine is.
+
+    age times a thousandth of a second each time, which something else may have had.
+    """
+    for _ in range(TIMINGS - 1):
+        try:
+            return bytes(pyrage.passphrase.decrypt(data, passphrase))
+        except pyrage.DecryptError as error:
+            if "xcessive" not in str(error):
+                raise
+        time.sleep(PAUSE_SECONDS)
+    return bytes(pyrage.passphrase.decrypt(data, passphrase))
 
 
 def _main() -> None:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyrage  # type: ignore[import-untyped]
 import pytest
 
 from service.errors import DamagedSlot, SealError
@@ -51,6 +52,22 @@ def test_a_passphrase_opens_its_file_and_a_wrong_one_is_refused(monkeypatch: pyt
     done = answered(monkeypatch, "passphrase", file, passphrase="right")
     assert done == {"done": base64.b64encode(KEY).decode()}
     assert answered(monkeypatch, "passphrase", file, passphrase="wrong").keys() == {"refused"}
+
+
+@pytest.mark.parametrize(("unlucky", "said"), [(0, "done"), (7, "done"), (8, "refused")])
+def test_a_moment_in_which_others_had_the_processor_makes_no_machine_too_slow(
+    monkeypatch: pytest.MonkeyPatch, unlucky: int, said: str
+) -> None:
+    file, decrypt, timings = protect(KEY, "right").encode(), pyrage.passphrase.decrypt, iter(range(unlucky))
+
+    def timed(data: bytes, passphrase: str) -> bytes:
+        for _ in timings:
+            raise pyrage.DecryptError("Excessive work parameter for passphrase")
+        return bytes(decrypt(data, passphrase))
+
+    monkeypatch.setattr(age_apart, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(pyrage.passphrase, "decrypt", timed)
+    assert answered(monkeypatch, "passphrase", file, passphrase="right").keys() == {said}
 
 
 def test_identities_open_their_file_and_others_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from service.portal.translation import locale_of
 
 GOOD_JOB: dict[str, Any] = {"id": "1" * 16, "state": "succeeded", "error": None, "result": {}}
 FAILED = GOOD_JOB | {"state": "failed", "error": {"message": "it is full", "hint": "make room"}}
+UNOPENED = GOOD_JOB | {"state": "failed", "error": {"code": "PIN_REQUIRED", "message": "m", "hint": "h"}}
 INFO: dict[str, Any] = {
     "restore": None,
     "active": None,
@@ -60,6 +61,13 @@ def test_when_all_is_well_nothing_is_said_and_the_verdict_is_good() -> None:
         ({"recovery": {"warning": "loss"}}, {}, (), "warn", "If this machine dies, its archives die with it"),
         ({"clock_doubted_since": "2026-01-01"}, {}, (), "warn", "The server's clock has jumped"),
         ({"last_drill": FAILED}, {}, (), "bad", "The last drill failed: that archive would not have restored"),
+        (
+            {"last_drill": UNOPENED},
+            {},
+            (),
+            "warn",
+            "The last drill did not try its archive: it opens with the restore PIN",
+        ),
         ({"last_drill": None}, {}, (), "info", "Nobody has tried yet whether an archive restores"),
         ({"not_ready": "starting"}, {}, (), "info", "The service is starting"),
     ],

@@ -214,7 +214,7 @@ async def moved(connection: Connection, now: Connection, found: Sequence[Table])
                FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                WHERE c.oid = ANY($1::bigint[]::oid[])"""
     oids = [table.oid for table in found]
-    then, present = [dict(await each.fetch(query, oids)) for each in (connection, now)]
+    then, present = [{row[0]: row[1] for row in await each.fetch(query, oids)} for each in (connection, now)]
     return [table.qualified for table in found if then.get(table.oid) != present.get(table.oid)]
 
 
