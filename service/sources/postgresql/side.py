@@ -258,8 +258,9 @@ class _Side(Scratch):
         )
         out = f"COPY (SELECT {columns or ''} FROM {those}) TO STDOUT"
         back = f"COPY {name}{f' ({columns})' if columns else ''} FROM STDIN"
-        live = self._database["name"]
-        command = f"psql -d {_argument(into)} -c {shlex.quote(out)} | psql -d {_argument(live)} -c {shlex.quote(back)}"
+        server = shlex.join(["-h", self._settings.host, "-p", str(self._settings.port), "-U", self._settings.user])
+        here, there = (f"psql {server} -d {_argument(name)}" for name in (into, self._database["name"]))
+        command = f"{here} -c {shlex.quote(out)} | {there} -c {shlex.quote(back)}"
         return SideTable(schema, table, rows, command)
 
     def _notes(self) -> list[str]:
