@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from demo.postgresql_server import PostgresqlServer
+from service.sources.postgresql import catalog
 from tests.conftest import NewServer
 from tests.recipes import Installation
 
@@ -68,3 +71,44 @@ async def test_indexes_of_partitions_are_attached_with_nothing_beside_and_the_in
     assert attached == [*range(attached[0], attached[-1] + 1)]
     assert len({process for process, _ in done[attached[0] : attached[-1] + 1]}) == 1
     assert len({process for process, sql in done if "ADD CONSTRAINT" in sql or "CREATE INDEX" in sql}) > 2
+
+
+_BESIDE_A_FOREIGN_TABLE = """
+    CREATE EXTENSION postgres_fdw; CREATE SERVER elsewhere FOREIGN DATA WRAPPER postgres_fdw;
+    CREATE TABLE whole (id int) PARTITION BY RANGE (id);
+    CREATE TABLE part PARTITION OF whole FOR VALUES FROM (0) TO (10);
+    CREATE FOREIGN TABLE there PARTITION OF whole FOR VALUES FROM (10) TO (20) SERVER elsewhere;
+    CREATE INDEX whole_index ON whole (id)"""
+
+_PART_HAD_FAILED = """
+    CREATE TABLE whole (id int) PARTITION BY RANGE (id);
+    CREATE TABLE part PARTITION OF whole FOR VALUES FROM (0) TO (10);
+    CREATE UNIQUE INDEX whole_index ON ONLY whole (id); CREATE UNIQUE INDEX part_index ON part (id);
+    UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'part_index'::regclass; -- as CONCURRENTLY leaves it
+    ALTER INDEX whole_index ATTACH PARTITION part_index; REINDEX INDEX part_index"""
+
+
+@pytest.mark.parametrize(
+    ("definitions", "valid"),
+    [
+        pytest.param(_BESIDE_A_FOREIGN_TABLE, True, id="beside a foreign table"),
+        pytest.param(_PART_HAD_FAILED, False, id="a part had failed"),
+    ],
+)
+async def test_an_index_whose_validity_a_restore_does_not_bring_back_is_no_difference(
+    own_postgresql: PostgresqlServer, workspace: Path, definitions: str, valid: bool
+) -> None:
+    query = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'whole_index'::regclass"
+    await own_postgresql.execute("CREATE DATABASE app")
+    await own_postgresql.execute(definitions, database="app")
+    assert [row[0] for row in await own_postgresql.fetch(query, database="app")] == [valid]
+    installation = Installation(own_postgresql, workspace, source={"include": ["app"]})
+    await installation.restore((await installation.backup()).name)
+    assert [row[0] for row in await own_postgresql.fetch(query, database="app")] == [not valid]
+
+
+def test_archives_that_count_valid_indexes_only_are_compared_by_those() -> None:
+    older: dict[str, Any] = {"objects": {"index": 2}}
+    newer = older | {"invalid_partitioned_indexes": 1}
+    assert catalog.objects(older, newer) == catalog.objects(newer, older) == {"index": 2}
+    assert catalog.objects(newer, newer) == {"index": 3}

@@ -33,9 +33,8 @@ async def differences(settings: PostgresqlSettings, stored: StoredSource, reader
         if live[name]["allow_connections"]:
             async with connection_to(settings, name) as connection:
                 with errors_as_source("comparing the server with its baseline"):
-                    told += _objects(
-                        name, archived[name]["objects"], (await catalog.database_facts(connection))["objects"]
-                    )
+                    now = await catalog.database_facts(connection)
+            told += _objects(name, catalog.objects(archived[name], now), catalog.objects(now, archived[name]))
     return told
 
 

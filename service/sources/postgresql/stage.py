@@ -301,10 +301,11 @@ class _Build(Scratch):
         async with self._open("comparing") as connection:
             inside = await catalog.database_facts(connection)
         for part in ("objects", "extensions", "schemas"):
-            if _comparable(inside, part) != _comparable(self._database, part):
+            archived, restored = _comparable(self._database, inside, part), _comparable(inside, self._database, part)
+            if archived != restored:
                 raise StageFailed(
                     f"the restored copy of database {self._database['name']!r} differs from the archived one in its"
-                    f" {part}: {_difference(self._database[part], inside[part])}",
+                    f" {part}: {_difference(archived, restored)}",
                     hint="Nothing live was changed. Please report this with the output of `inspect --json`.",
                 )
         self._tell_owners(inside["extensions"])
@@ -354,10 +355,12 @@ async def set_sequences(connection: Connection, found: Sequence[dict[str, Any]])
     )
 
 
-def _comparable(facts: dict[str, Any], part: str) -> Any:
+def _comparable(facts: dict[str, Any], other: dict[str, Any], part: str) -> Any:
+    if part == "objects":
+        return catalog.objects(facts, other)
     if part == "extensions":  # another version is an obstacle of the plan, which may have been allowed
         return sorted((extension["name"], extension["schema"]) for extension in facts[part])
-    return sorted(facts[part]) if isinstance(facts[part], list) else facts[part]
+    return sorted(facts[part])
 
 
 def _difference(archived: Any, restored: Any) -> str:
