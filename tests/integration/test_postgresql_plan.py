@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,6 +58,17 @@ async def test_what_a_server_lacks_is_an_obstacle(settings: PostgresqlSettings) 
     stored.facts["server"]["server_version_num"] = 90624
     [(code, message)] = told((await plan(settings, stored, None)).obstacles)
     assert (code, "of PostgreSQL 9," in message) == ("POSTGRESQL_VERSION", True)
+
+
+async def test_a_tablespace_that_is_there_is_no_obstacle(own_postgresql: PostgresqlServer, workspace: Path) -> None:
+    place = workspace / "roomy"
+    place.mkdir()
+    shutil.chown(place, own_postgresql.data.owner())
+    await own_postgresql.execute(f"CREATE TABLESPACE roomy LOCATION '{place}'")
+    settings = PostgresqlSettings.model_validate(own_postgresql.source_settings(), strict=False)
+    stored = await archived(settings, "postgres")
+    found = await plan(settings, replace(stored, facts=changed(stored, tablespaces=["roomy", "pg_default"])), None)
+    assert found.obstacles == []
 
 
 async def test_a_role_that_is_no_superuser_is_an_obstacle(

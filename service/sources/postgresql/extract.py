@@ -176,8 +176,9 @@ class _Rows:
                     else:
                         async for _ in rows:
                             pass
-            if not await cut.ended():
-                raise CorruptArchive("the archive holds more rows of small tables than it tells of")
+            ended = await cut.ended()
+        if not ended:
+            raise CorruptArchive("the archive holds more rows of small tables than it tells of")
 
     async def _joined(self, parts: Sequence[StoredStream]) -> AsyncGenerator[bytes, None]:
         binary = parts[0].details["format"] == "binary"
