@@ -15,11 +15,12 @@ from demo.postgresql_server import PostgresqlServer
 from service.config_sources import PostgresqlSettings
 from service.errors import SourceError, SourceUnavailable, SwapFailed
 from service.progress import Progress
-from service.sources.postgresql import catalog, swap
+from service.sources.postgresql import catalog, swap, tools
 from service.sources.postgresql.connect import Connection, connection_to, errors_as_source
 from service.sources.postgresql.materialized import fill
 from service.sources.postgresql.needed import NO_CHANGE
 from service.sources.postgresql.stage import _Build, bare_template
+from tests.conftest import NewDatabase
 
 SQL = """
     CREATE SCHEMA kept;
@@ -151,3 +152,22 @@ async def test_a_database_that_cannot_be_taken_back_stays_open(
     with pytest.raises(SourceError, match=r"undoing the restore of the databases: .*work_mem"):
         await swap.undo(settings, record)
     assert [tuple(row) for row in await postgresql.fetch("SELECT 1", database=database)] == [(1,)]
+
+
+@pytest.mark.parametrize("columns", [20, 1000])
+async def test_the_error_of_a_command_is_told_however_long_the_command_is(
+    settings: PostgresqlSettings, new_database: NewDatabase, columns: int
+) -> None:
+    wide = f"""CREATE COLLATION pg_catalog.mine (locale = 'C');  -- which pg_dump leaves out
+        DO $$BEGIN EXECUTE (SELECT 'CREATE TABLE wide (' || string_agg(format('column_%s text COLLATE mine', n), ',')
+                            || ')' FROM generate_series(1, {columns}) AS n); END$$"""
+    name = await new_database(wide)
+    async with connection_to(settings, name) as connection:
+        directory = tools.client_directory(settings, (await catalog.server_facts(connection))["server_version_num"])
+    with tools.anonymous_file("schema") as file:
+        async for piece in tools.dump(settings, directory, name, tools.dump_options("UTF8")):
+            file.write(piece)
+        file.flush()
+        with pytest.raises(SourceError, match=r'ERROR: +collation "pg_catalog.mine" .*does not exist') as caught:
+            await tools.restore_file(settings, directory, await new_database(), [], file=file, options={})
+    assert len(str(caught.value)) < 2500

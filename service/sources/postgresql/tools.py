@@ -19,6 +19,8 @@ from service.errors import SourceError, SourceUnavailable
 from service.sources.postgresql.connect import STARTUP_SETTINGS
 
 _STDERR_TAIL = 8 * 1024
+_LINE = 500
+_ERROR = re.compile(rb".*error:.*", re.IGNORECASE)
 _PIECE = 256 * 1024
 _ENTRY = re.compile(r"[0-9]+; [0-9]+ [0-9]+ (.*)", re.DOTALL)
 
@@ -191,15 +193,23 @@ def _close_pipes(process: asyncio.subprocess.Process) -> None:
 
 
 async def _tail(stream: asyncio.StreamReader) -> bytes:
-    kept = b""
+    """Return what was said at last, and before it the first line that tells of an error."""
+    error, kept = b"", b""
     while piece := await stream.read(4096):
-        kept = (kept + piece)[-_STDERR_TAIL:]
-    return kept
+        kept += piece
+        if len(kept) > 2 * _STDERR_TAIL:
+            if not error and (found := _ERROR.search(kept)):
+                error = found[0] + b"\n"
+            kept = kept[-_STDERR_TAIL:]
+    return error + kept
 
 
 def _last_words(stderr: bytes) -> str:
-    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
-    return " | ".join(lines[-4:]) or "it said nothing"
+    """Return the error and the last lines, each cut short: a command that failed may be longer than all the rest."""
+    lines = [line.strip()[:_LINE] for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+    first = next((line for line in lines if "error:" in line.lower()), "")
+    told = lines[-4:]
+    return " | ".join([first, *told] if first and first not in told else told) or "it said nothing"
 
 
 def dump_options(encoding: str) -> list[str]:
