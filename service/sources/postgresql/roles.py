@@ -162,18 +162,36 @@ def statements(
         now = before.get(role["name"], {})
         if role["name"] not in kept and any(value != now.get(key) for key, value in role.items()):
             result += _attributes(role, now)
-    old_settings = {row["role"]: row["settings"] for row in current["settings"]}
-    new_settings = {row["role"]: row["settings"] for row in desired["settings"]}
-    for name in [*([None] if everybody else []), *sorted(wanted - kept)]:
-        if old_settings.get(name) != new_settings.get(name):
-            target = "ROLE ALL" if name is None else f"ROLE {quote_identifier(name)}"
-            result.append(f"ALTER {target} RESET ALL")
-            result += [set_statement(target, setting) for setting in new_settings.get(name, ())]
+    for name, settings, _ in changed_settings(desired, current, keep=kept, everybody=everybody):
+        target = role_target(name)
+        result.append(f"ALTER {target} RESET ALL")
+        result += [set_statement(target, setting) for setting in settings]
     result += _memberships(desired["memberships"], current["memberships"], wanted)
     result += _parameter_privileges(
         desired["parameters"], current["parameters"], {*([None] if everybody else []), *wanted, *forget}
     )
     return result
+
+
+def changed_settings(
+    desired: Globals, current: Globals, *, keep: Iterable[str], everybody: bool
+) -> list[tuple[str | None, list[str], list[str]]]:
+    """Return the roles whose settings `statements` changes (None: all roles), with the desired and the current ones."""
+    before = {row["role"]: row["settings"] for row in current["settings"]}
+    after = {row["role"]: row["settings"] for row in desired["settings"]}
+    who = [*([None] if everybody else []), *sorted(names(desired) - set(keep))]
+    return [(name, after.get(name, []), before.get(name, [])) for name in who if before.get(name) != after.get(name)]
+
+
+def role_target(name: str | None) -> str:
+    """Return what ALTER is told for the settings of a role, or of all."""
+    return "ROLE ALL" if name is None else f"ROLE {quote_identifier(name)}"
+
+
+def database_target(name: str, role: str | None) -> str:
+    """Return what ALTER is told for the settings of a database, or of a role in it."""
+    database = f"DATABASE {quote_identifier(name)}"
+    return database if role is None else f"ROLE {quote_identifier(role)} IN {database}"
 
 
 def _parameter_privileges(
@@ -335,9 +353,7 @@ def database_statements(database: dict[str, Any], name: str) -> list[str]:
             else:
                 result.append(grant)
     for row in database["settings"]:
-        target = f"DATABASE {quoted}"
-        if row["role"] is not None:
-            target = f"ROLE {quote_identifier(row['role'])} IN DATABASE {quoted}"
+        target = database_target(name, row["role"])
         result += [set_statement(target, setting) for setting in row["settings"]]
     return result
 

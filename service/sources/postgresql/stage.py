@@ -32,6 +32,7 @@ from service.sources.postgresql.materialized import fill, unseen
 from service.sources.postgresql.needed import NO_CHANGE, keep_needed, only
 from service.sources.postgresql.rows import ROWS, SMALL_TABLES
 from service.sources.postgresql.scratch import SCRATCH_OPTIONS, Scratch
+from service.sources.postgresql.settings import require_taken
 
 _NAME_BYTES = 63
 _SAMPLED_ROWS = 30_000
@@ -66,6 +67,7 @@ async def stage(
                 await create_database(connection, database, entry["scratch"])
                 entry["scratch_oid"] = await oid_of(connection, entry["scratch"])
                 await save()
+            await require_taken(connection, wanted if record["all_roles"] else NO_CHANGE, record, databases)
     directory = tools.client_directory(settings, server["server_version_num"])
     new = only(wanted, record["roles_created"], present)
     for database, entry in zip(databases, record["databases"], strict=True):
@@ -134,6 +136,7 @@ async def _only_needed_roles(
     record["roles_created"] = await keep_needed(connection, made, databases, oids)
     present = roles.names(await roles.read_globals(connection, passwords=False))
     record["globals_wanted"] = only(wanted, record["roles_created"], present)
+    await require_taken(connection, record["globals_wanted"], record, databases)
     if record["roles_created"]:
         progress.say(f"Roles that were missing and are made: {', '.join(record['roles_created'])}")
     if absent := sorted(set(made) - set(record["roles_created"])):
