@@ -34,6 +34,7 @@ from service.progress import Progress
 from service.recovery_choice import recovery_choice
 from service.sealing.slots import Identity, KeySlot, Recipient
 from service.state_directory import changing_archives, only_job
+from service.terminal import counted
 from storage_backends import open_target
 from storage_backends.base import StorageBackend, StorageError
 
@@ -151,7 +152,7 @@ async def add_slots(
         for one in config.each():
             async with open_target(one.target.url, one.target.options()) as target:
                 archives = await _chosen(target, name, ledger)
-                progress.begin("keys", f"{len(archives)} archives in {target.url}")
+                progress.begin("keys", f"{counted(len(archives), 'archive')} in {target.url}")
                 for entry in archives:
                     change = await _changed(target, entry.name, adding.to)
                     result.changes.append(change)

@@ -16,6 +16,7 @@ from service.pipeline.sidecar import remove_sidecar
 from service.progress import Progress
 from service.retention import Candidate, Verdict, decide
 from service.state_directory import changing_archives, only_job
+from service.terminal import counted
 from storage_backends import open_target
 from storage_backends.base import AccessDenied, ObjectNotFound, StorageBackend, StorageError
 
@@ -62,7 +63,7 @@ async def prune(
             going = {verdict.name for verdict in result.verdicts if not verdict.keep}
             if going:
                 progress.past_cancelling = True  # what is removed cannot be undone
-                progress.begin("prune", f"Removing {len(going)} archives that no rule keeps")
+                progress.begin("prune", f"Removing {counted(len(going), 'archive')} that no rule keeps")
             try:
                 for entry in archives:
                     if entry.name in going:

@@ -382,6 +382,7 @@ def _waiting(config: Config) -> Journal:
     journal = pending(config)
     if journal is None:
         raise JobRefused(
-            "no restore waits for commit or rollback", hint="`deviceon-backup restore` keeps the old state until then."
+            "no restore waits for commit or rollback",
+            hint="Nothing is to be decided. `deviceon-backup job list` tells how the last restore ended.",
         )
     return journal

@@ -24,6 +24,7 @@ from service.restore_plan import plan_for, require_allowable
 from service.selection import Selection
 from service.sources.base import Record, Restorer, StoredSource
 from service.state_directory import only_job
+from service.terminal import counted
 
 _MATTERS = (
     "ARCHIVE_NOT_SEALED",
@@ -138,7 +139,7 @@ async def _staged(
     record = journal.add(stored.name, settings.model_dump(mode="json"), [])
     restorer = sources.restorer(settings, [])
     try:
-        progress.begin("stage", f"Restoring {len(wanted)} tables into the new database {into}")
+        progress.begin("stage", f"Restoring {counted(len(wanted), 'table')} into the new database {into}")
         done, notes = await sources.stage_tables(
             settings, stored, reader, record, journal.save, progress, tables=wanted, into=into
         )

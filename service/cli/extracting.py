@@ -13,7 +13,7 @@ from service.cli.connection import ask_for_pin, config_for, reading_options, res
 from service.cli.options import Shared, emit, json_option, shared_options
 from service.cli.part import part_of, part_options
 from service.cli.running import run
-from service.terminal import plain, reporting, size
+from service.terminal import counted, plain, reporting, size
 
 _SHOWN = 1000  # tables of a list for people
 
@@ -128,7 +128,7 @@ def _show(found: Sequence[dict[str, Any]]) -> None:
         click.echo(plain(f"source {source['name']} ({source['type']}){where}, {size(source['bytes'])}"))
         for database in source.get("databases", ()):
             tables = database["tables"]
-            click.echo(plain(f"  database {database['name']}: {len(tables)} tables"))
+            click.echo(plain(f"  database {database['name']}: {counted(len(tables), 'table')}"))
             for table in tables[:_SHOWN]:
                 told = f"    {table['schema']}.{table['table']}: {table['rows']} rows, {size(table['bytes'])}"
                 click.echo(plain(told))

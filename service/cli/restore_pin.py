@@ -9,7 +9,7 @@ import click
 
 from service.cli.connection import call
 from service.cli.options import Shared, emit, json_option, shared_options
-from service.terminal import plain
+from service.terminal import counted, plain
 
 _PIN_FILE = click.option(
     "--pin-file", metavar="FILE", type=click.Path(path_type=Path), help="The PIN there is; else it is asked for."
@@ -92,7 +92,9 @@ def status(shared: Shared) -> None:
                 f"the TPM is locked after wrong tries; one is allowed again after {duration(found['wait_seconds'])}"
             )
         elif found["tries_left"] is not None:
-            click.echo(f"the TPM takes {found['tries_left']} more wrong tries before it locks")
+            click.echo(
+                f"the TPM takes {counted(found['tries_left'], 'more wrong try', 'more wrong tries')} before it locks"
+            )
 
 
 def _given(shared: Shared, what: str, question: str, file: Path | None, option: str, *, confirm: bool = False) -> str:

@@ -46,7 +46,7 @@ def check(shared: Shared) -> None:
         emit({"file": str(find(shared.config)), "good": True, "sources": [source.name for source in found.sources]})
     else:
         names = ", ".join(source.name for source in found.sources)
-        where = found.target.url if found.target else "the target that `settings` tells"
+        where = found.target.url if found.target else "the target of the settings (`deviceon-backup settings`)"
         click.echo(f"{find(shared.config)} is good: {names} to {where}")
 
 

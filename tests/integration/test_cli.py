@@ -289,7 +289,7 @@ def test_a_failure_is_told_once(machine: Machine) -> None:
     assert process.returncode == 8
     assert process.stderr.splitlines() == [
         "error: no restore waits for commit or rollback",
-        "  what to do: `deviceon-backup restore` keeps the old state until then.",
+        "  what to do: Nothing is to be decided. `deviceon-backup job list` tells how the last restore ended.",
     ]
 
 
