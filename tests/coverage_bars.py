@@ -38,7 +38,7 @@ WHOLE = {
         ),
         *(
             f"service/sources/postgresql/{name}.py"
-            for name in ("preflight", "restore", "roles", "room", "scratch", "side", "stage", "swap")
+            for name in ("preflight", "restore", "roles", "room", "scratch", "settings", "side", "stage", "swap")
         ),
     ),
 }
