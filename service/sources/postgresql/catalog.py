@@ -29,7 +29,7 @@ BINARY_TYPES = frozenset(_SCALARS) | frozenset(f"_{name}" for name in _SCALARS i
 _USER_SCHEMA = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp_|toast_temp_)'"
 
 
-def _not_of_extension(catalog: str, oid: str) -> str:
+def not_of_extension(catalog: str, oid: str) -> str:
     return f"""NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                 WHERE d.classid = 'pg_catalog.{catalog}'::regclass AND d.objid = {oid} AND d.deptype = 'e')"""
 
@@ -39,36 +39,36 @@ _OBJECT_COUNTS = (
     f"""SELECT 'relation:' || c.relkind::text, count(*) FROM pg_catalog.pg_class c
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE {_USER_SCHEMA} AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c') AND c.relpersistence <> 't'
-          AND {_not_of_extension("pg_class", "c.oid")} GROUP BY 1""",
+          AND {not_of_extension("pg_class", "c.oid")} GROUP BY 1""",
     f"""SELECT 'index', count(*) FROM pg_catalog.pg_index i
         JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE {_USER_SCHEMA} AND i.indisvalid AND c.relpersistence <> 't'
-          AND {_not_of_extension("pg_class", "i.indrelid")}""",
+          AND {not_of_extension("pg_class", "i.indrelid")}""",
     f"""SELECT 'function', count(*) FROM pg_catalog.pg_proc p
         JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-        WHERE {_USER_SCHEMA} AND {_not_of_extension("pg_proc", "p.oid")}""",
+        WHERE {_USER_SCHEMA} AND {not_of_extension("pg_proc", "p.oid")}""",
     f"""SELECT 'type:' || t.typtype::text, count(*) FROM pg_catalog.pg_type t
         JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
-        WHERE {_USER_SCHEMA} AND t.typtype IN ('d', 'e', 'r') AND {_not_of_extension("pg_type", "t.oid")} GROUP BY 1""",
+        WHERE {_USER_SCHEMA} AND t.typtype IN ('d', 'e', 'r') AND {not_of_extension("pg_type", "t.oid")} GROUP BY 1""",
     f"""SELECT 'constraint:' || k.contype::text, count(*) FROM pg_catalog.pg_constraint k
         JOIN pg_catalog.pg_namespace n ON n.oid = k.connamespace
-        WHERE {_USER_SCHEMA} AND {_not_of_extension("pg_class", "k.conrelid")}
-          AND {_not_of_extension("pg_type", "k.contypid")} GROUP BY 1""",
+        WHERE {_USER_SCHEMA} AND {not_of_extension("pg_class", "k.conrelid")}
+          AND {not_of_extension("pg_type", "k.contypid")} GROUP BY 1""",
     f"""SELECT 'trigger:' || t.tgenabled::text, count(*) FROM pg_catalog.pg_trigger t
-        WHERE NOT t.tgisinternal AND {_not_of_extension("pg_class", "t.tgrelid")} GROUP BY 1""",
+        WHERE NOT t.tgisinternal AND {not_of_extension("pg_class", "t.tgrelid")} GROUP BY 1""",
     f"""SELECT 'policy', count(*) FROM pg_catalog.pg_policy p
-        WHERE {_not_of_extension("pg_class", "p.polrelid")}""",
+        WHERE {not_of_extension("pg_class", "p.polrelid")}""",
     f"""SELECT 'rule', count(*) FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE {_USER_SCHEMA} AND r.rulename <> '_RETURN' AND {_not_of_extension("pg_class", "c.oid")}""",
+        WHERE {_USER_SCHEMA} AND r.rulename <> '_RETURN' AND {not_of_extension("pg_class", "c.oid")}""",
     "SELECT 'large object', count(*) FROM pg_catalog.pg_largeobject_metadata",
     f"""SELECT 'event trigger', count(*) FROM pg_catalog.pg_event_trigger e
-        WHERE {_not_of_extension("pg_event_trigger", "e.oid")}""",
+        WHERE {not_of_extension("pg_event_trigger", "e.oid")}""",
     "SELECT 'publication', count(*) FROM pg_catalog.pg_publication",
     f"""SELECT 'foreign server', count(*) FROM pg_catalog.pg_foreign_server f
-        WHERE {_not_of_extension("pg_foreign_server", "f.oid")}""",
+        WHERE {not_of_extension("pg_foreign_server", "f.oid")}""",
     f"""SELECT 'statistics object', count(*) FROM pg_catalog.pg_statistic_ext s
-        WHERE {_not_of_extension("pg_class", "s.stxrelid")}""",
+        WHERE {not_of_extension("pg_class", "s.stxrelid")}""",
 )
 
 
@@ -262,7 +262,7 @@ async def tables(connection: Connection) -> list[Table]:
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         LEFT JOIN configuration k ON k.oid = c.oid
         WHERE c.relkind = 'r' AND c.relpersistence <> 't'
-          AND (k.oid IS NOT NULL OR ({_USER_SCHEMA} AND {_not_of_extension("pg_class", "c.oid")}))
+          AND (k.oid IS NOT NULL OR ({_USER_SCHEMA} AND {not_of_extension("pg_class", "c.oid")}))
         ORDER BY c.oid"""
     )
     columns = await _columns(connection)
@@ -315,7 +315,7 @@ async def sequences(connection: Connection) -> list[dict[str, Any]]:
             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
             WHERE c.relkind = 'S' AND c.relpersistence <> 't'
               AND (c.oid IN (SELECT oid FROM configuration)
-                   OR ({_USER_SCHEMA} AND {_not_of_extension("pg_class", "c.oid")}))
+                   OR ({_USER_SCHEMA} AND {not_of_extension("pg_class", "c.oid")}))
             ORDER BY 1, 2"""
     )
     found: list[dict[str, Any]] = []
@@ -402,28 +402,14 @@ async def database_facts(connection: Connection) -> dict[str, Any]:
            JOIN pg_catalog.pg_tablespace t ON t.oid = c.reltablespace
            WHERE t.spcname NOT IN ('pg_default', 'pg_global') ORDER BY 1"""
     )
-    subscriptions = await connection.fetch(
-        """SELECT s.subname::text FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_database d ON d.oid = s.subdbid
-           WHERE d.datname = current_database() ORDER BY 1"""
-    )
-    in_catalog = await connection.fetch(
-        f"""SELECT p.oid::regprocedure::text FROM pg_catalog.pg_proc p
-            WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.oid >= 16384
-              AND {_not_of_extension("pg_proc", "p.oid")}
-            UNION ALL SELECT o.oid::regoperator::text FROM pg_catalog.pg_operator o
-            WHERE o.oprnamespace = 'pg_catalog'::regnamespace AND o.oid >= 16384
-              AND {_not_of_extension("pg_operator", "o.oid")} ORDER BY 1"""
-    )
     invalid = await connection.fetchval(
         f"""SELECT count(*) FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
             WHERE {_USER_SCHEMA} AND c.relkind = 'I' AND NOT i.indisvalid
-              AND {_not_of_extension("pg_class", "i.indrelid")}"""
+              AND {not_of_extension("pg_class", "i.indrelid")}"""
     )
     return {
         "invalid_partitioned_indexes": invalid,
-        "subscriptions": [row[0] for row in subscriptions],
-        "in_pg_catalog": [row[0] for row in in_catalog],
         "objects": dict(sorted(counts.items())),
         "extensions": [dict(row) for row in extensions],
         "schemas": [row[0] for row in schemas],

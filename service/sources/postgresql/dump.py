@@ -15,7 +15,7 @@ from service.config_sources import PostgresqlSettings
 from service.errors import SourceError, SourceUnavailable
 from service.processors import processors
 from service.sources.base import Source, Stream
-from service.sources.postgresql import catalog, index_rights, roles, tools
+from service.sources.postgresql import catalog, index_rights, roles, tools, unkept
 from service.sources.postgresql.catalog import Table
 from service.sources.postgresql.connect import Connection, at_once, connection_to, errors_as_source
 from service.sources.postgresql.copy_out import Connections
@@ -105,19 +105,7 @@ async def _open(settings: PostgresqlSettings, stack: contextlib.AsyncExitStack) 
             labels = await connection.fetchval("SELECT count(*) FROM pg_catalog.pg_shseclabel")
     for database in databases:
         database.facts = current[database.name] | database.facts
-        if lost := database.facts["subscriptions"]:
-            warnings.append(f"subscriptions of database {database.name!r} are not in this backup: {', '.join(lost)}")
-        if lost := database.facts["in_pg_catalog"]:
-            warnings.append(
-                f"functions and operators that were added to pg_catalog of database {database.name!r} are not in this"
-                f" backup: {', '.join(lost)}"
-            )
-        if lost := [each for each in database.facts["index_functions"] if not each["may_run"]]:
-            told = ", ".join(f"{each['index']} (runs {each['function']})" for each in lost)
-            warnings.append(
-                f"a restore may fail to build these indexes of database {database.name!r}, since the owner of the table"
-                f" may not run their function (grant EXECUTE, or drop them): {told}"
-            )
+        warnings += unkept.warnings(database.facts)
     if not server["superuser"]:
         warnings.append(f"role {server['role']!r} is no superuser: the passwords of roles are not in this backup")
     if labels:
@@ -180,6 +168,7 @@ async def _snapshot_of(connection: Connection, settings: PostgresqlSettings, nam
     facts = {
         "name": name,
         **await catalog.database_facts(connection),
+        **await unkept.unkept(connection),
         "index_functions": await index_rights.used(connection),
         "tables": len(tables),
         "sequences": await catalog.sequences(connection),

@@ -1,0 +1,42 @@
+"""What a backup does not keep as it is, is told with what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from demo.postgresql_server import PostgresqlServer
+from tests.recipes import Installation
+
+
+@pytest.fixture
+async def installation(own_postgresql: PostgresqlServer, workspace: Path) -> Installation:
+    await own_postgresql.execute("CREATE DATABASE app")
+    return Installation(own_postgresql, workspace, source={"include": ["app"]})
+
+
+async def test_a_partition_whose_detaching_was_interrupted_is_told(installation: Installation) -> None:
+    server = installation.server
+    await server.execute(
+        """CREATE TABLE whole (id int) PARTITION BY RANGE (id);
+           CREATE TABLE "Part" PARTITION OF whole FOR VALUES FROM (0) TO (10); INSERT INTO whole VALUES (1)""",
+        database="app",
+    )
+    async with server.connected("app") as reader, server.connected("app") as session:
+        await reader.execute("BEGIN; SELECT FROM whole")
+        await session.execute("SET lock_timeout = '100ms'")
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await session.execute('ALTER TABLE whole DETACH PARTITION "Part" CONCURRENTLY')
+    assert await server.fetch("SELECT FROM whole", database="app") == []
+    remedy = 'ALTER TABLE public.whole DETACH PARTITION public."Part" FINALIZE'
+    assert (await installation.backup()).warnings == [
+        "postgresql: partitions of database 'app' whose detaching was interrupted come back attached,"
+        f" with their rows; finish it, and back up again: {remedy}"
+    ]
+    await server.execute(remedy, database="app")
+    result = await installation.backup()
+    assert result.warnings == []
+    await installation.restore(result.name)
+    assert await server.fetch("SELECT FROM whole", database="app") == []
