@@ -33,3 +33,14 @@ def test_a_time_at_the_edge_of_the_calendar_takes_no_page_with_it(how: str, when
 def test_what_the_service_quotes_is_code_and_nothing_else_of_it_is_markup(text: str, shown: str) -> None:
     assert rendered("{{ text|code }}", text=text) == shown
     assert rendered("{{ _('%(t)s', t=text)|code }}", text=text) == shown, "what was escaped is not escaped twice"
+
+
+@pytest.mark.parametrize(
+    ("done", "words"),
+    [(30, "30 B of about 40 B"), (40, "40 B of about 40 B"), (50, "50 B, which is more than last time")],
+)
+def test_more_than_was_expected_is_told_as_that(done: int, words: str) -> None:
+    how_far = {"stage": "dump", "raw_bytes": done, "expected_raw_bytes": 40, "eta_seconds": None, "rate": 0}
+    how_far |= {"stored_bytes": 0}
+    page = rendered("{% import 'parts.html' as parts with context %}{{ parts.progress(how_far) }}", how_far=how_far)
+    assert words in page
