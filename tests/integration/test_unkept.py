@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from demo.postgresql_server import PostgresqlServer
+from service.errors import SourceError
 from tests.recipes import Installation
 
 
@@ -40,3 +41,33 @@ async def test_a_partition_whose_detaching_was_interrupted_is_told(installation:
     assert result.warnings == []
     await installation.restore(result.name)
     assert await server.fetch("SELECT FROM whole", database="app") == []
+
+
+async def test_rights_that_an_extension_gave_to_a_role_that_was_dropped_are_told(installation: Installation) -> None:
+    async def rights() -> list[str]:
+        query = """SELECT concat_ws(' ', oid::regclass::text, relacl::text) FROM pg_class WHERE relname ~ '^pg_stat_st'
+                   UNION ALL SELECT concat_ws(' ', oid::regprocedure::text, proacl::text) FROM pg_proc
+                   WHERE proname ~ '^pg_stat_st' ORDER BY 1"""
+        return [row[0] for row in await server.fetch(query, database="app")]
+
+    server = installation.server
+    await server.execute(
+        "CREATE ROLE installer SUPERUSER; SET ROLE installer; CREATE EXTENSION pg_stat_statements", database="app"
+    )
+    await server.execute("REASSIGN OWNED BY installer TO postgres; DROP OWNED BY installer", database="app")
+    await server.execute("DROP ROLE installer")
+    result = await installation.backup()
+    [warning] = result.warnings
+    told, remedy = warning.split(", and back up again: ")
+    assert told == (
+        "postgresql: a restore of database 'app' will fail at rights that extensions gave to a role that was dropped"
+        " (pg_stat_statements); run this there as a superuser"
+    )
+    with pytest.raises(SourceError, match=r"role .* does not exist"):
+        await installation.restore(result.name)
+    had = await rights()
+    await server.execute(remedy, database="app")
+    result = await installation.backup()
+    assert result.warnings == []
+    await installation.restore(result.name)
+    assert await rights() == had

@@ -8,6 +8,10 @@ from typing import Any
 from service.sources.postgresql.catalog import not_of_extension
 from service.sources.postgresql.connect import Connection
 
+_TO_NOBODY = """EXISTS (SELECT FROM pg_catalog.aclexplode(initprivs) WHERE grantee <> 0
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = grantee))"""
+_FORGET = f"DELETE FROM pg_catalog.pg_init_privs WHERE {' '.join(_TO_NOBODY.split())}"
+
 
 async def unkept(connection: Connection) -> dict[str, list[str]]:
     """Read what `warnings` tells of, from inside the database."""
@@ -22,6 +26,11 @@ async def unkept(connection: Connection) -> dict[str, list[str]]:
             UNION ALL SELECT o.oid::regoperator::text FROM pg_catalog.pg_operator o
             WHERE o.oprnamespace = 'pg_catalog'::regnamespace AND o.oid >= 16384
               AND {not_of_extension("pg_operator", "o.oid")} ORDER BY 1""",
+        # DROP OWNED leaves it there before PostgreSQL 17, and pg_dump takes rights from a role that has no name
+        "rights_of_nobody": f"""
+            SELECT DISTINCT e.extname::text FROM pg_catalog.pg_init_privs i
+            JOIN pg_catalog.pg_depend d ON d.classid = i.classoid AND d.objid = i.objoid AND d.deptype = 'e'
+            JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid WHERE {_TO_NOBODY} ORDER BY 1""",
     }
     if connection.get_server_version().major >= 14:
         found["detach_pending"] = """
@@ -45,6 +54,11 @@ def warnings(facts: dict[str, Any]) -> Iterator[str]:
         yield (
             f"partitions of database {name!r} whose detaching was interrupted come back attached,"
             f" with their rows; finish it, and back up again: {'; '.join(lost)}"
+        )
+    if lost := facts["rights_of_nobody"]:
+        yield (
+            f"a restore of database {name!r} will fail at rights that extensions gave to a role that was dropped"
+            f" ({', '.join(lost)}); run this there as a superuser, and back up again: {_FORGET}"
         )
     if lost := [each for each in facts["index_functions"] if not each["may_run"]]:
         told = ", ".join(f"{each['index']} (runs {each['function']})" for each in lost)
