@@ -235,8 +235,8 @@ async def test_what_postgresql_does_not_bring_back_is_told(installation: Install
     )
     result = await installation.backup()
     assert result.warnings == [
-        "postgresql: functions and operators that were added to pg_catalog of database 'app' are not in this backup:"
-        " mine(integer)"
+        "postgresql: what was added to pg_catalog of database 'app' is not in this backup, and what uses it cannot be"
+        " restored: mine(integer)"
     ]
     restored = await installation.restore(result.name)
     told = [each.message for each in restored.attention if each.code == "RESTORE_WARNING"]

@@ -71,3 +71,16 @@ async def test_rights_that_an_extension_gave_to_a_role_that_was_dropped_are_told
     assert result.warnings == []
     await installation.restore(result.name)
     assert await rights() == had
+
+
+async def test_types_and_used_collations_that_were_added_to_pg_catalog_are_told(installation: Installation) -> None:
+    await installation.server.execute(
+        """CREATE DOMAIN pg_catalog."Small" AS int[]; CREATE TYPE pg_catalog.mood AS ENUM ('fine');
+           CREATE COLLATION pg_catalog."Mine" FROM "C"; CREATE COLLATION pg_catalog.unused FROM "C";
+           CREATE TABLE things (name text COLLATE pg_catalog."Mine", mood mood)""",
+        database="app",
+    )
+    assert (await installation.backup()).warnings == [
+        "postgresql: what was added to pg_catalog of database 'app' is not in this backup, and what uses it cannot be"
+        ' restored: collation "Mine", type "Small", type mood'
+    ]

@@ -25,7 +25,18 @@ async def unkept(connection: Connection) -> dict[str, list[str]]:
               AND {not_of_extension("pg_proc", "p.oid")}
             UNION ALL SELECT o.oid::regoperator::text FROM pg_catalog.pg_operator o
             WHERE o.oprnamespace = 'pg_catalog'::regnamespace AND o.oid >= 16384
-              AND {not_of_extension("pg_operator", "o.oid")} ORDER BY 1""",
+              AND {not_of_extension("pg_operator", "o.oid")}
+            UNION ALL SELECT 'type ' || t.oid::regtype::text FROM pg_catalog.pg_type t
+            WHERE t.typnamespace = 'pg_catalog'::regnamespace AND t.oid >= 16384
+              AND (t.typtype IN ('d', 'e', 'r') OR (t.typtype = 'b' AND t.typcategory <> 'A'))
+              AND {not_of_extension("pg_type", "t.oid")}
+            UNION ALL SELECT 'collation ' || pg_catalog.quote_ident(c.collname) FROM pg_catalog.pg_collation c
+            WHERE c.collnamespace = 'pg_catalog'::regnamespace AND c.oid >= 16384
+              AND {not_of_extension("pg_collation", "c.oid")}
+              -- pg_import_system_collations adds hundreds: only those that something uses are missed
+              AND EXISTS (SELECT FROM pg_catalog.pg_depend d
+                          WHERE d.refclassid = 'pg_catalog.pg_collation'::regclass AND d.refobjid = c.oid)
+            ORDER BY 1""",
         # DROP OWNED leaves it there before PostgreSQL 17, and pg_dump takes rights from a role that has no name
         "rights_of_nobody": f"""
             SELECT DISTINCT e.extname::text FROM pg_catalog.pg_init_privs i
@@ -47,8 +58,8 @@ def warnings(facts: dict[str, Any]) -> Iterator[str]:
         yield f"subscriptions of database {name!r} are not in this backup: {', '.join(lost)}"
     if lost := facts["in_pg_catalog"]:
         yield (
-            f"functions and operators that were added to pg_catalog of database {name!r} are not in this backup:"
-            f" {', '.join(lost)}"
+            f"what was added to pg_catalog of database {name!r} is not in this backup, and what uses it cannot be"
+            f" restored: {', '.join(lost)}"
         )
     if lost := facts.get("detach_pending"):
         yield (
