@@ -37,6 +37,7 @@ _SESSION = """
     SET extra_float_digits = 3;
     SET bytea_output = 'hex';
     SET array_nulls = on;
+    SET standard_conforming_strings = on;
     SET xmloption = 'content';
     SET synchronize_seqscans = off;
     SET row_security = off;
@@ -150,6 +151,15 @@ async def transaction(connection: Connection) -> AsyncIterator[None]:
             await block.rollback()
         raise
     await block.commit()
+
+
+async def tried(connection: Connection, statement: str) -> None:
+    """Run a statement; one that the server refuses is passed over."""
+    try:
+        await connection.execute(statement)
+    except asyncpg.PostgresError:
+        if connection.is_closed():
+            raise
 
 
 async def connect(settings: PostgresqlSettings, database: str, *, scratch: bool = False) -> Connection:

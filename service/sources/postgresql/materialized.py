@@ -14,20 +14,7 @@ import asyncpg
 
 from service.progress import Progress
 from service.sources.postgresql import roles
-from service.sources.postgresql.connect import Connection, qualified, quote_identifier, transaction
-
-_NOT_TAKEN = frozenset(
-    {
-        "client_encoding",
-        "default_transaction_read_only",
-        "role",
-        "row_security",
-        "search_path",
-        "session_replication_role",
-        "synchronous_commit",
-    }
-)
-"""Settings that are about a session and not about what it computes; time-outs are not taken either."""
+from service.sources.postgresql.connect import Connection, qualified, quote_identifier, transaction, tried
 
 _AGAIN = {"O": "ENABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
 
@@ -40,7 +27,7 @@ async def fill(connection: Connection, database: dict[str, Any], new: roles.Glob
     views = [qualified(schema, name) for schema, name in database["materialized_views"]]
     if not views:
         return
-    await _take_settings(connection, database["settings"])
+    await _take_settings(connection, database)
     lend, take_back = roles.lent(new)
     async with unseen(connection):
         for statement in lend:
@@ -85,15 +72,8 @@ async def _refresh(connection: Connection, views: Sequence[str]) -> dict[str, as
     return {}
 
 
-async def _take_settings(connection: Connection, settings: Sequence[dict[str, Any]]) -> None:
-    """Have this session compute as those of the database do, such as in its time zone."""
+async def _take_settings(connection: Connection, database: dict[str, Any]) -> None:
+    """Have this session compute as those of the database do, also where a session of ours has its own settings."""
     await connection.execute("SET row_security = on")
-    for setting in (setting for row in settings if row["role"] is None for setting in row["settings"]):
-        name = setting.partition("=")[0].lower()
-        if name not in _NOT_TAKEN and not name.endswith("_timeout"):
-            try:
-                await connection.execute(roles.set_words(setting))
-            except asyncpg.PostgresError:
-                if connection.is_closed():
-                    raise
-                # such as a library that can only be loaded when a session starts
+    for setting in roles.computing(database):
+        await tried(connection, roles.set_words(setting))

@@ -43,6 +43,22 @@ _LIST_SETTINGS = frozenset(
     }
 )
 
+_OF_SESSIONS = frozenset(
+    {
+        "client_encoding",
+        "default_transaction_read_only",
+        "lc_messages",
+        "local_preload_libraries",
+        "role",
+        "row_security",
+        "search_path",
+        "session_preload_libraries",
+        "session_replication_role",
+        "synchronous_commit",
+        "temp_file_limit",
+    }
+)
+
 
 async def read_globals(connection: Connection, *, passwords: bool) -> Globals:
     """Read every role that is not predefined; `password` (None: has none) only when `passwords` (a superuser may)."""
@@ -334,6 +350,19 @@ def _quoted_item(value: str, position: int) -> tuple[str, int]:
             return item, position + 1
         position += 1
     return item, position
+
+
+def computing(database: dict[str, Any]) -> list[str]:
+    """Return the settings (`name=value`) of a database that decide what is computed in it, such as its time zone.
+
+    Left out are limits, and what is about a session, its messages or what it may do.
+    """
+    settings = [setting for row in database["settings"] if row["role"] is None for setting in row["settings"]]
+    return [setting for setting in settings if _computes(setting.partition("=")[0].lower())]
+
+
+def _computes(name: str) -> bool:
+    return "." in name or not (name in _OF_SESSIONS or name.endswith("_timeout"))
 
 
 def database_statements(database: dict[str, Any], name: str) -> list[str]:

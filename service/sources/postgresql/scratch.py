@@ -14,8 +14,9 @@ from service.sources.base import StoredStream, StreamReader
 from service.sources.postgresql import tools
 from service.sources.postgresql.connect import Connection, connection_to
 
-# Safe in a database that nobody uses yet: losing it loses nothing, and the swap's own commit flushes it all.
-SCRATCH_OPTIONS = {"synchronous_commit": "off"}
+# Without synchronous commits, which is safe in a database that nobody uses yet: losing it loses nothing, and the swap's
+# own commit flushes it all. Definitions are written for `array_nulls`, which the database may be set against.
+SCRATCH_OPTIONS = {"synchronous_commit": "off", "array_nulls": "on"}
 
 
 class Scratch:

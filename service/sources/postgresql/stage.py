@@ -26,6 +26,7 @@ from service.sources.postgresql.connect import (
     qualified,
     quote_identifier,
     quote_literal,
+    tried,
 )
 from service.sources.postgresql.load import lacking, load, tables_of, together
 from service.sources.postgresql.materialized import fill, unseen
@@ -162,8 +163,11 @@ async def create_database(connection: Connection, database: dict[str, Any], scra
     """Make an empty database with the archived one's owner, encoding, locale and tablespace, for superusers alone.
 
     What is not to be run by everybody can be, for a moment: until it is made, its rights cannot be taken from others.
+    Its settings are there from the start: generated columns, checks and expressions of indexes go by them.
     """
     await connection.execute(creation(database, scratch, connection.get_server_version().major))
+    for setting in roles.computing(database):
+        await tried(connection, roles.set_statement(f"DATABASE {quote_identifier(scratch)}", setting))
 
 
 def creation(database: dict[str, Any], scratch: str, version: int) -> str:
