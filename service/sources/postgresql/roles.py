@@ -49,6 +49,7 @@ _OF_SESSIONS = frozenset(
         "default_transaction_read_only",
         "lc_messages",
         "local_preload_libraries",
+        "quote_all_identifiers",
         "role",
         "row_security",
         "search_path",
