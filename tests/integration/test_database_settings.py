@@ -30,7 +30,6 @@ async def installation(own_postgresql: PostgresqlServer, workspace: Path) -> Ins
         "array_nulls = off",
         "standard_conforming_strings = off",
         "default_transaction_read_only = on",
-        "statement_timeout = 1",
         "temp_file_limit = 0",
     ):
         await own_postgresql.execute(f"ALTER DATABASE app SET {setting}")
@@ -39,13 +38,13 @@ async def installation(own_postgresql: PostgresqlServer, workspace: Path) -> Ins
 
 async def made(installation: Installation, sql: str) -> None:
     async with installation.server.connected("app") as connection:
-        await connection.execute("SET default_transaction_read_only = off; SET statement_timeout = 0")
+        await connection.execute("SET default_transaction_read_only = off")
         await connection.execute(f"SET array_nulls = on; SET standard_conforming_strings = on; {_FUNCTIONS} {sql}")
 
 
 async def rows(installation: Installation, sql: str) -> list[tuple[Any, ...]]:
     async with installation.server.connected("app") as connection:
-        await connection.execute("SET statement_timeout = 0; SET enable_seqscan = off")
+        await connection.execute("SET enable_seqscan = off")
         return [tuple(row) for row in await connection.fetch(sql)]
 
 

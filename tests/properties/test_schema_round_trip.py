@@ -24,6 +24,9 @@ from tests.scoreboard import counted
 from tests.sizes import examples
 
 DATABASE = 'Odd "data" base\'s %s'
+_NAME = r'(?:"(?:[^"]|"")*"|\w+)'
+GRANTEES = re.compile(rf"(?<= TO ){_NAME}(?:, {_NAME})+(?= (?:USING|WITH))")
+"""The roles of a policy."""
 SUBSCRIPTION = re.compile(r"-- Name: [^\n]*; Type: SUBSCRIPTION; .*?\n--\n.*?\n--\n", re.S)
 
 
@@ -42,6 +45,9 @@ class Trials:
         told = await fingerprint(self.server, [DATABASE])
         schema = f"database {DATABASE}: schema"
         told[schema] = SUBSCRIPTION.sub("", told[schema])  # which a backup leaves out, and tells
+        told[schema] = GRANTEES.sub(
+            _sorted, told[schema]
+        )  # pg_dump writes them in the order in which they happen to lie
         return {**told, **await catalogs(self.server, DATABASE)}
 
     async def clear(self) -> None:
@@ -113,6 +119,10 @@ class Trials:
         """Return what was tried."""
         kinds = ", ".join(f"{number} {kind.replace('_', ' ')}" for kind, number in sorted(self.kinds.items()))
         return counted(self.databases, f"databases, made by {self.statements} statements: {kinds}")
+
+
+def _sorted(roles: re.Match[str]) -> str:
+    return ", ".join(sorted(re.findall(_NAME, roles[0])))
 
 
 async def run(server: PostgresqlServer, statements: Sequence[str]) -> None:

@@ -153,13 +153,15 @@ async def transaction(connection: Connection) -> AsyncIterator[None]:
     await block.commit()
 
 
-async def tried(connection: Connection, statement: str) -> None:
-    """Run a statement; one that the server refuses is passed over."""
+async def tried(connection: Connection, statement: str) -> asyncpg.PostgresError | None:
+    """Run a statement; return why the server refuses it, if it does."""
     try:
         await connection.execute(statement)
-    except asyncpg.PostgresError:
+    except asyncpg.PostgresError as error:
         if connection.is_closed():
             raise
+        return error
+    return None
 
 
 async def connect(settings: PostgresqlSettings, database: str, *, scratch: bool = False) -> Connection:

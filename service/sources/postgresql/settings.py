@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import asyncpg
-
 from service.errors import StageFailed
 from service.sources.base import Record
 from service.sources.postgresql import roles
-from service.sources.postgresql.connect import Connection
+from service.sources.postgresql.connect import Connection, tried
 
 
 async def require_taken(
@@ -57,11 +55,7 @@ async def _refused(connection: Connection, who: str, target: str, settings: Iter
     told = []
     for setting in settings:
         await connection.execute("BEGIN")
-        try:
-            await connection.execute(roles.set_statement(target, setting))
-        except asyncpg.PostgresError as error:
-            if connection.is_closed():
-                raise
+        if error := await tried(connection, roles.set_statement(target, setting)):
             told.append(f"{setting.partition('=')[0]} of {who}: {error}")
         await connection.execute("ROLLBACK")
     return told
