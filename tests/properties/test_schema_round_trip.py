@@ -47,7 +47,7 @@ class Trials:
         told[schema] = SUBSCRIPTION.sub("", told[schema])  # which a backup leaves out, and tells
         told[schema] = GRANTEES.sub(
             _sorted, told[schema]
-        )  # pg_dump writes them in the order in which they happen to lie
+        )  # which pg_dump writes as they happen to lie
         return {**told, **await catalogs(self.server, DATABASE)}
 
     async def clear(self) -> None:
