@@ -45,9 +45,7 @@ class Trials:
         told = await fingerprint(self.server, [DATABASE])
         schema = f"database {DATABASE}: schema"
         told[schema] = SUBSCRIPTION.sub("", told[schema])  # which a backup leaves out, and tells
-        told[schema] = GRANTEES.sub(
-            _sorted, told[schema]
-        )  # which pg_dump writes as they happen to lie
+        told[schema] = GRANTEES.sub(_sorted, told[schema])  # which pg_dump writes as they happen to lie
         return {**told, **await catalogs(self.server, DATABASE)}
 
     async def clear(self) -> None:
