@@ -1,4 +1,4 @@
-"""A live database that is a template: PostgreSQL does not drop one, and a restore has to when it ends."""
+"""Databases that PostgreSQL does not drop at once, and that a restore has to when it ends: templates, half-dropped ones."""
 
 from __future__ import annotations
 
@@ -44,3 +44,12 @@ async def test_rollback_brings_a_template_back_and_removes_a_restored_one(instal
     await server.execute(TEMPLATE)
     await installation.rollback()
     assert await databases(server) == [("app", True), ("postgres", False)]
+
+
+async def test_a_database_whose_dropping_was_killed_is_dropped(installation: Installation) -> None:
+    server = installation.server
+    archive = (await installation.backup()).name
+    await installation.restore(archive)
+    await server.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname ~ '__old_'")  # what such a kill leaves
+    await installation.commit()
+    assert [name for name, _ in await databases(server)] == ["app", "postgres"]

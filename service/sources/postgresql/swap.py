@@ -169,8 +169,12 @@ async def _names(connection: Connection) -> dict[int, str]:
 
 
 async def _drop(connection: Connection, name: str) -> None:
-    """Drop a database, also one that is a template, which PostgreSQL drops only when it is none any more."""
-    await connection.execute(f"ALTER DATABASE {quote_identifier(name)} IS_TEMPLATE false")
+    """Drop a database, also one that is a template, which PostgreSQL drops only when it is none any more.
+
+    One whose dropping was killed cannot be altered, only dropped.
+    """
+    if await connection.fetchval("SELECT datistemplate FROM pg_catalog.pg_database WHERE datname = $1", name):
+        await connection.execute(f"ALTER DATABASE {quote_identifier(name)} IS_TEMPLATE false")
     await connection.execute(f"DROP DATABASE {quote_identifier(name)} WITH (FORCE)")
 
 
