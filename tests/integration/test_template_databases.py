@@ -1,4 +1,4 @@
-"""Databases that PostgreSQL does not drop at once, and that a restore has to when it ends: templates, half-dropped ones."""
+"""Databases that PostgreSQL does not drop at once, and a restore has to when it ends: templates, half-dropped ones."""
 
 from __future__ import annotations
 
