@@ -72,10 +72,8 @@ async def undo(settings: PostgresqlSettings, record: Record) -> None:
             every = (*entries, *aside.still_live(record, now), *aside.away(record, now))
             opened = [e["name"] for e in every if e["live_oid"] in now and e["live_allowed_connections"]]
             await _open_to_sessions(connection, opened)
-            there = set((await _names(connection)).values())
             for entry in entries:
-                if entry["scratch"] in there:
-                    await _drop(connection, entry["scratch"])
+                await _drop(connection, entry["scratch"])
             # Before the exchange nobody has made more of these roles: what has more by now is somebody
             # else's, such as a later restore's. One that others have come to use stays in any case; it harms nobody.
             drop = drop_role if record.get("exchanging") else drop_untouched_role
@@ -169,13 +167,13 @@ async def _names(connection: Connection) -> dict[int, str]:
 
 
 async def _drop(connection: Connection, name: str) -> None:
-    """Drop a database, also one that is a template, which PostgreSQL drops only when it is none any more.
+    """Drop a database if it is there, also a template, which PostgreSQL drops only when it is none any more.
 
     One whose dropping was killed cannot be altered, only dropped.
     """
     if await connection.fetchval("SELECT datistemplate FROM pg_catalog.pg_database WHERE datname = $1", name):
         await connection.execute(f"ALTER DATABASE {quote_identifier(name)} IS_TEMPLATE false")
-    await connection.execute(f"DROP DATABASE {quote_identifier(name)} WITH (FORCE)")
+    await connection.execute(f"DROP DATABASE IF EXISTS {quote_identifier(name)} WITH (FORCE)")
 
 
 async def _rename(connection: Connection, old: str, new: str) -> None:
