@@ -49,21 +49,8 @@ def routes(portal: Portal) -> list[web.RouteDef]:
         target = chosen_target(request, targets)
         shown = request.query.get("show", "")
         shown = shown if shown in FILTERS else ""
-        page, problem = None, None
         skip = skipped(request)
-        if targets:
-            try:
-                page = await portal.call(
-                    request,
-                    "archive.list",
-                    target=target,
-                    limit=PAGE,
-                    skip=skip,
-                    trend_days=TREND_DAYS,
-                    **FILTERS[shown][1],
-                )
-            except (RemoteError, NoAnswer) as error:  # another target may be in reach
-                problem = error
+        page, problem = await listed(portal, request, target, skip=skip, trend_days=TREND_DAYS, **FILTERS[shown][1])
         return portal.render(
             request,
             "archives.html",
@@ -186,6 +173,18 @@ def chosen_target(request: web.Request, targets: list[str]) -> str | None:
     """Return the target that a page is asked to show: one of those there are, else the first; None without any."""
     asked = request.query.get("target")
     return asked if asked in targets else next(iter(targets), None)
+
+
+async def listed(
+    portal: Portal, request: web.Request, target: str | None, **chosen: Any
+) -> tuple[Any, RemoteError | NoAnswer | None]:
+    """Return a page of `archive.list`, or why this target cannot be listed: another may be in reach."""
+    if target is None:
+        return None, None
+    try:
+        return await portal.call(request, "archive.list", target=target, limit=PAGE, **chosen), None
+    except (RemoteError, NoAnswer) as problem:
+        return None, problem
 
 
 def skipped(request: web.Request) -> int:

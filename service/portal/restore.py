@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from service.client import NoAnswer, RemoteError
+from service.client import RemoteError
 from service.portal import plan as plans
-from service.portal.archives import EVIDENCE, PAGE, chosen_target, skipped
+from service.portal.archives import EVIDENCE, PAGE, chosen_target, listed, skipped
 from service.portal.opening import given_secrets
 from service.portal.plan import running
 from service.portal.portal import Portal
@@ -49,13 +49,8 @@ class Restore:
         """Show the archives to choose from."""
         portal = self._portal
         info = await portal.call(request, "system.info")
-        target, page, problem = chosen_target(request, info["targets"]), None, None
-        skip = skipped(request)
-        if target is not None:
-            try:
-                page = await portal.call(request, "archive.list", target=target, limit=PAGE, skip=skip)
-            except (RemoteError, NoAnswer) as error:
-                problem = error
+        target, skip = chosen_target(request, info["targets"]), skipped(request)
+        page, problem = await listed(portal, request, target, skip=skip)
         last = (await portal.call(request, "job.list", kinds=["restore", "reset"], limit=1))["jobs"]
         return portal.render(
             request,
