@@ -26,13 +26,13 @@ import yaml
 from demo import config_files, sample
 from demo.__main__ import SUCCESS, Story, Unexpected, World, told_in_a_directory
 from demo.compare import diff, fingerprint
+from demo.container import give, peak, stopped
 from demo.pod import Object, Pod, fresh
 from demo.postgresql_server import PostgresqlServer
 from demo.software_tpm import SoftwareTpm
 
 CHART = Path(__file__).parents[1] / "helm/deviceon-backup"
 UMBRELLA = Path(__file__).parents[1] / "examples/kubernetes/umbrella"
-USER = 10001
 METRICS, PORTAL = 19847, 18480
 PASSWORD = "postgresql"
 _PROBES = 60
@@ -127,7 +127,7 @@ async def tell(story: Story, directory: Path, image: str, scale: float) -> None:
             running.enter_context(SoftwareTpm(directory / "tpm"))
             files = config_files.write(directory / "deviceon")
             await sample.create(server, scale=scale)
-            _give(directory / "deviceon", directory / "tpm")
+            give(directory / "deviceon", directory / "tpm")
             names = [f"backup-{CHART.name}-{what}" for what in ("state", "archives", "plant-1-state")]
             claims = {name: fresh(directory / name) for name in names}
             claims |= {"deviceon": directory / "deviceon", "tpm": directory / "tpm"}
@@ -156,7 +156,7 @@ async def tell(story: Story, directory: Path, image: str, scale: float) -> None:
         with story.step("Disaster, restore, commit, and compare by content"):
             await sample.destroy(server)
             config_files.destroy(files)
-            _give(directory / "deviceon")
+            give(directory / "deviceon")
             archive = next(path.name for path in claims[names[1]].iterdir() if path.name.startswith("Backup_"))
             said = story.run("restore", "--yes", archive, program=inside)
             if said.strip().splitlines()[-1] != SUCCESS:
@@ -166,7 +166,7 @@ async def tell(story: Story, directory: Path, image: str, scale: float) -> None:
                 raise Unexpected("\n".join([f"{len(differences)} differences:", *differences[:25]]))
             story.say(f"All {len(before)} facts are as they were")
         with story.step("End the pod as a kubelet does"):
-            story.say(f"the portal's memory at its peak: {_peak(portal)}")
+            story.say(f"the portal's memory at its peak: {peak(portal)}")
             _stopped(story, name, pod)
         with story.step("Run the sidecar of a server's pod as another user, and reach it from the server's container"):
             _beside(story, cluster)
@@ -183,11 +183,6 @@ async def tell(story: Story, directory: Path, image: str, scale: float) -> None:
         story.say(
             f"{len(await fingerprint(server, ('postgres',)))} facts of the server, {_count(claims[names[1]])} archives"
         )
-
-
-def _give(*directories: Path) -> None:
-    for directory in directories:
-        subprocess.run(["chown", "--no-dereference", "--recursive", f"{USER}:{USER}", directory], check=True)
 
 
 def _count(archives: Path) -> int:
@@ -280,7 +275,7 @@ def _beside(story: Story, cluster: Cluster) -> None:
         socket = f"{server['volumeMounts'][1]['mountPath']}/deviceon-backup/service.sock"
         server["args"] = ["--socket", socket, "backup"]
         _ended(story, pod, "deviceon")
-    _give(pod.volumes["deviceon"])
+    give(pod.volumes["deviceon"])
 
 
 def _portal(story: Story) -> None:
@@ -294,22 +289,10 @@ def _portal(story: Story) -> None:
     raise Unexpected(f"the portal answers {status}")
 
 
-def _peak(name: str) -> str:
-    script = "for file in /proc/[0-9]*/status; do grep -q deviceon $file && grep VmHWM $file; done; true"
-    said = subprocess.run(["podman", "exec", name, "sh", "-c", script], capture_output=True, text=True, check=True)
-    return " ".join(said.stdout.split()[1:])
-
-
 def _stopped(story: Story, name: str, pod: Pod) -> None:
-    story.say(f"the service's memory at its peak: {_peak(name)}")
-    began = time.monotonic()
-    seconds = str(pod.spec["terminationGracePeriodSeconds"])
-    subprocess.run(["podman", "stop", "--time", seconds, name], check=True, stdout=subprocess.DEVNULL)
-    wanted = ["podman", "inspect", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}", name]
-    ended = subprocess.run(wanted, capture_output=True, text=True, check=True).stdout.strip()
-    if ended != "0 false":
-        raise Unexpected(f"after SIGTERM, exit code and whether memory ran out: {ended}")
-    story.say(f"exit code 0 after {time.monotonic() - began:.1f} s, of {seconds}")
+    story.say(f"the service's memory at its peak: {peak(name)}")
+    seconds = pod.spec["terminationGracePeriodSeconds"]
+    story.say(f"exit code 0 after {stopped(name, seconds):.1f} s, of {seconds}")
 
 
 def main() -> int:

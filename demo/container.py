@@ -76,7 +76,7 @@ class Volumes:
         secret.touch(mode=0o600)
         secret.write_text(server.password)
         for path in self._mounts:
-            _give(path)
+            give(path)
 
     def _inside(self, path: Path) -> str:
         return str(_INSIDE / path.relative_to(self._files))
@@ -86,8 +86,9 @@ class Volumes:
         return [word for path, inside in self._mounts.items() for word in ("--volume", f"{path}:{inside}")]
 
 
-def _give(directory: Path) -> None:
-    subprocess.run(["chown", "--no-dereference", "--recursive", f"{USER}:{USER}", directory], check=True)
+def give(*directories: Path) -> None:
+    """Give directories, with all that is in them, to the container's user."""
+    subprocess.run(["chown", "--no-dereference", "--recursive", f"{USER}:{USER}", *directories], check=True)
 
 
 def podman(*arguments: str) -> str:
@@ -96,6 +97,23 @@ def podman(*arguments: str) -> str:
     if result.returncode:
         raise Unexpected(f"podman {' '.join(arguments[:3])} failed: {result.stdout} {result.stderr}")
     return result.stdout.strip()
+
+
+def peak(name: str) -> str:
+    """Return the most memory that the service in a container has had."""
+    script = "for file in /proc/[0-9]*/status; do grep -q deviceon $file && grep VmHWM $file; done; true"
+    return " ".join(podman("exec", name, "sh", "-c", script).split()[1:])
+
+
+def stopped(name: str, seconds: int) -> float:
+    """Stop a container, which has so many seconds to end with code 0; return how many it took. Raises Unexpected."""
+    began = time.monotonic()
+    podman("stop", "--time", str(seconds), name)
+    took = time.monotonic() - began
+    ended = podman("inspect", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}", name)
+    if ended != "0 false":
+        raise Unexpected(f"after SIGTERM, exit code and whether memory ran out: {ended}")
+    return took
 
 
 @contextmanager
@@ -157,7 +175,7 @@ async def tell(story: Story, directory: Path, image: str, scale: float) -> None:
             grafana.close()
             await sample.destroy(server)
             config_files.destroy(files)
-            _give(directory / "deviceon")
+            give(directory / "deviceon")
             lost = diff(before, await fingerprint(server, ("postgres",)))
             story.say(f"{len(lost)} of {len(before)} facts are lost or changed")
         with story.step("Try the archive in a container with another TPM, in one command and without a service"):
@@ -216,8 +234,7 @@ async def _stop(story: Story, name: str, socket: Path) -> None:
     script = "sh -c 'sleep 0.1 & exit'; sleep 1; grep -ls '^State:.Z' /proc/[0-9]*/status; true"
     if zombies := podman("exec", name, "sh", "-c", script):
         raise Unexpected(f"dead processes are left: {zombies}")
-    service = "for file in /proc/[0-9]*/status; do grep -q deviceon $file && grep VmHWM $file; done; true"
-    story.say(f"the service's memory at its peak: {' '.join(podman('exec', name, 'sh', '-c', service).split()[1:])}")
+    story.say(f"the service's memory at its peak: {peak(name)}")
     async with Client.unix(socket) as client:
         job = await client.call("backup.start")
         until = time.monotonic() + START_SECONDS
@@ -226,13 +243,7 @@ async def _stop(story: Story, name: str, socket: Path) -> None:
             job = await client.call("job.get", id=job["id"])
     if job["state"] != "running":
         raise Unexpected(f"the backup that is to be interrupted is {job['state']}")
-    began = time.monotonic()
-    podman("stop", "--time", str(STOP_SECONDS), name)
-    took = time.monotonic() - began
-    ended = podman("inspect", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}", name)
-    if ended != "0 false":
-        raise Unexpected(f"after SIGTERM, exit code and whether memory ran out: {ended}")
-    story.say(f"exit code 0 after {took:.1f} s")
+    story.say(f"exit code 0 after {stopped(name, STOP_SECONDS):.1f} s")
 
 
 def main() -> int:
